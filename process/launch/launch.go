@@ -1,0 +1,190 @@
+package launch
+
+import (
+	"errors"
+	"fmt"
+	"io"
+	"os"
+	"syscall"
+
+	"golang.org/x/sys/unix"
+
+	"github.com/myshim/myshim/process/kernel"
+	"github.com/myshim/myshim/process/script"
+)
+
+// Init is a process of the tiny init that walks a script, or several: a script
+// may clone, and then its first process ends and the clone goes on. All of them
+// are children of the shim, and speak through one socket.
+type Init struct {
+	script  *script.Script
+	stage   int      // pid of the process that is not yet reaped, 0 if none
+	control *os.File // SOCK_SEQPACKET; its EOF is a successful execve, or death
+}
+
+// Start makes the first process of a script. It has stdio as descriptors 0 to
+// 2, and extra from script.FirstFD on; everything else the script opens itself.
+func Start(s *script.Script, stdio [3]int, extra []int) (_ *Init, err error) {
+	program, err := program()
+	if err != nil {
+		return nil, err
+	}
+	image, err := s.Encode()
+	if err != nil {
+		return nil, err
+	}
+	// A file and not a message on the socket: a message has a limit (the
+	// socket's buffer), and a stream would have to be read in a loop.
+	memory, err := unix.MemfdCreate("myshim-script", unix.MFD_CLOEXEC)
+	if err != nil {
+		return nil, os.NewSyscallError("memfd_create", err)
+	}
+	defer unix.Close(memory)
+	if err := writeAll(memory, image); err != nil {
+		return nil, fmt.Errorf("write the script: %w", err)
+	}
+
+	pair, err := unix.Socketpair(unix.AF_UNIX, unix.SOCK_SEQPACKET|unix.SOCK_CLOEXEC, 0)
+	if err != nil {
+		return nil, os.NewSyscallError("socketpair", err)
+	}
+	defer unix.Close(pair[1])
+	if err := unix.SetNonblock(pair[0], true); err != nil { // only this end: for the poller
+		return nil, errors.Join(err, unix.Close(pair[0]))
+	}
+	control := os.NewFile(uintptr(pair[0]), "control")
+
+	files := make([]uintptr, 0, script.FirstFD+len(extra))
+	for _, fd := range append(append(stdio[:], memory, pair[1]), extra...) {
+		files = append(files, uintptr(fd))
+	}
+	// By the shim's own number in /proc, and not as /proc/self/fd/N, since the
+	// child may have put one of its files onto N by then.
+	path := fmt.Sprintf("/proc/%d/fd/%d", os.Getpid(), program.Fd())
+	pid, err := syscall.ForkExec(path, []string{"myshim-init"}, &syscall.ProcAttr{Files: files})
+	if err != nil {
+		return nil, errors.Join(fmt.Errorf("start the init: %w", err), control.Close())
+	}
+	return &Init{script: s, stage: pid, control: control}, nil
+}
+
+// PID is the process that walks the script now.
+func (i *Init) PID() int { return i.stage }
+
+// Next waits for the next report of the init and returns it. A step that failed
+// is a *StepError. io.EOF means that the init holds the socket no more: it has
+// become another program, or is dead.
+func (i *Init) Next() ([]byte, error) {
+	report := make([]byte, script.ReportSize+1)
+	n, err := i.control.Read(report)
+	switch {
+	case errors.Is(err, io.EOF):
+		return nil, io.EOF
+	case errors.Is(err, unix.ECONNRESET): // it died without having read all we sent
+		return nil, io.EOF
+	case err != nil:
+		return nil, fmt.Errorf("read from the init: %w", err)
+	case n != script.ReportSize:
+		return nil, fmt.Errorf("read from the init: %d bytes, not %d", n, script.ReportSize)
+	}
+	report = report[:n]
+	if address, errno, failed := script.Failure(report); failed {
+		step, index := i.script.Step(address)
+		return report, &StepError{Step: step, Index: index, Err: errno}
+	}
+	return report, nil
+}
+
+// Go lets the init walk on after a report, and hands it files.
+func (i *Init) Go(files ...int) error {
+	conn, err := i.control.SyscallConn()
+	if err != nil {
+		return err
+	}
+	var rights []byte
+	if len(files) > 0 {
+		rights = unix.UnixRights(files...)
+	}
+	var sent error
+	err = conn.Write(func(fd uintptr) bool {
+		sent = unix.Sendmsg(int(fd), []byte{1}, rights, nil, unix.MSG_NOSIGNAL)
+		return !errors.Is(sent, unix.EAGAIN)
+	})
+	if err = errors.Join(err, sent); err != nil {
+		return fmt.Errorf("release the init: %w", err)
+	}
+	return nil
+}
+
+// Follow takes the process with this pid, a clone made by the script, for the
+// one that walks on, and reaps the one before.
+func (i *Init) Follow(pid int) error {
+	previous := i.stage
+	i.stage = pid
+	return reap(previous)
+}
+
+// Process is the process that walks the script now, to be waited for by the
+// caller from now on.
+func (i *Init) Process() (*kernel.Process, error) {
+	p, err := kernel.OpenChild(i.stage)
+	if err != nil {
+		return nil, err
+	}
+	i.stage = 0
+	return p, nil
+}
+
+// Kill ends the init if it was not taken with Process, reaps it, and closes the
+// socket, at the end of which an init that still walks exits.
+func (i *Init) Kill() error {
+	var err error
+	if i.stage != 0 {
+		err = errors.Join(unix.Kill(i.stage, unix.SIGKILL), reap(i.stage))
+		i.stage = 0
+	}
+	return errors.Join(err, i.control.Close())
+}
+
+// Close gives the socket back. An init that is not yet another program exits.
+func (i *Init) Close() error { return i.control.Close() }
+
+// StepError is a step of a script that the kernel refused.
+type StepError struct {
+	Step  *script.Step
+	Index int
+	Err   unix.Errno
+}
+
+func (e *StepError) Error() string {
+	if field := e.Step.Field(); field != "" {
+		return fmt.Sprintf("%s: step %d: %s: %v", field, e.Index, e.Step, e.Err)
+	}
+	return fmt.Sprintf("step %d: %s: %v", e.Index, e.Step, e.Err)
+}
+
+func (e *StepError) Unwrap() error { return e.Err }
+
+func writeAll(fd int, b []byte) error {
+	for len(b) > 0 {
+		n, err := unix.Write(fd, b)
+		if errors.Is(err, unix.EINTR) {
+			continue
+		}
+		if err != nil {
+			return err
+		}
+		b = b[n:]
+	}
+	return nil
+}
+
+// reap waits for a child that has ended or is about to.
+func reap(pid int) error {
+	for {
+		_, err := unix.Wait4(pid, nil, 0, nil)
+		if !errors.Is(err, unix.EINTR) {
+			return err
+		}
+	}
+}
