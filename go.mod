@@ -26,3 +26,10 @@ require (
 	google.golang.org/grpc v1.83.2
 	google.golang.org/protobuf v1.36.12
 )
+
+require (
+	github.com/Microsoft/go-winio v0.6.3-0.20251027160822-ad3df93bed29 // indirect
+	github.com/containerd/continuity v0.5.0 // indirect
+	github.com/opencontainers/go-digest v1.0.0 // indirect
+	golang.org/x/sync v0.23.0 // indirect
+)

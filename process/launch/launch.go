@@ -55,7 +55,7 @@ func Start(s *script.Script, stdio [3]int, extra []int) (_ *Init, err error) {
 	control := os.NewFile(uintptr(pair[0]), "control")
 
 	files := make([]uintptr, 0, script.FirstFD+len(extra))
-	for _, fd := range append(append(stdio[:], memory, pair[1]), extra...) {
+	for _, fd := range append(append(stdio[:], pair[1], memory), extra...) {
 		files = append(files, uintptr(fd))
 	}
 	// By the shim's own number in /proc, and not as /proc/self/fd/N, since the
@@ -95,8 +95,8 @@ func (i *Init) Next() ([]byte, error) {
 	return report, nil
 }
 
-// Go lets the init walk on after a report, and hands it files.
-func (i *Init) Go(files ...int) error {
+// Go lets the init walk on after a report, and hands it a message and files.
+func (i *Init) Go(message []byte, files ...int) error {
 	conn, err := i.control.SyscallConn()
 	if err != nil {
 		return err
@@ -107,7 +107,7 @@ func (i *Init) Go(files ...int) error {
 	}
 	var sent error
 	err = conn.Write(func(fd uintptr) bool {
-		sent = unix.Sendmsg(int(fd), []byte{1}, rights, nil, unix.MSG_NOSIGNAL)
+		sent = unix.Sendmsg(int(fd), message, rights, nil, unix.MSG_NOSIGNAL)
 		return !errors.Is(sent, unix.EAGAIN)
 	})
 	if err = errors.Join(err, sent); err != nil {
@@ -156,12 +156,7 @@ type StepError struct {
 	Err   unix.Errno
 }
 
-func (e *StepError) Error() string {
-	if field := e.Step.Field(); field != "" {
-		return fmt.Sprintf("%s: step %d: %s: %v", field, e.Index, e.Step, e.Err)
-	}
-	return fmt.Sprintf("step %d: %s: %v", e.Index, e.Step, e.Err)
-}
+func (e *StepError) Error() string { return e.Step.Failure(e.Index, e.Err) }
 
 func (e *StepError) Unwrap() error { return e.Err }
 

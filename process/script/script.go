@@ -18,8 +18,8 @@ const (
 
 // The descriptors that the init is started with, beside 0, 1 and 2.
 const (
-	ScriptFD  = 3 // the image, mapped by the init before the first step
-	ControlFD = 4 // SOCK_SEQPACKET socket to the shim
+	ControlFD = 3 // SOCK_SEQPACKET socket to the shim
+	ScriptFD  = 4 // the image, mapped by the init before the first step
 	FirstFD   = 5 // the first of the descriptors that the script asks for
 )
 
@@ -47,10 +47,13 @@ type Script struct {
 	steps []*Step
 	data  []byte
 	cells []string // the names of the cells in use
+	gone  *Label   // where Receive and Wait go when the shim is gone
 }
 
 // New returns an empty script.
-func New() *Script { return &Script{cells: []string{"_"}} }
+func New() *Script {
+	return &Script{cells: []string{"_"}, gone: &Label{name: "gone", step: -1}}
+}
 
 // Call is a system call: its number on this architecture and its name.
 type Call struct {
@@ -76,6 +79,7 @@ type Step struct {
 	result  Cell
 	because string
 	field   string
+	fails   string
 }
 
 // Cell takes the result of a step, and can be an argument of later ones.
@@ -112,6 +116,21 @@ func (s *Step) Because(reason string) *Step { s.because = reason; return s }
 
 // For names the field of the OCI spec which asked for the step, for errors.
 func (s *Step) For(field string) *Step { s.field = field; return s }
+
+// Fails says in the user's words what it means if the step fails; the errno is
+// appended.
+func (s *Step) Fails(text string) *Step { s.fails = text; return s }
+
+// Failure is the error of a step that failed, in one line.
+func (s *Step) Failure(index int, errno unix.Errno) string {
+	switch {
+	case s.fails != "":
+		return fmt.Sprintf("%s: %v", s.fails, errno)
+	case s.field != "":
+		return fmt.Sprintf("%s: step %d: %s: %v", s.field, index, s, errno)
+	}
+	return fmt.Sprintf("step %d: %s: %v", index, s, errno)
+}
 
 // Field is the field of the OCI spec that asked for the step, or "".
 func (s *Step) Field() string { return s.field }
@@ -186,6 +205,48 @@ func (s *Script) Label(name string) *Label { return &Label{name: name, step: -1}
 // Place puts the label before the next step that is added.
 func (s *Script) Place(l *Label) { l.step = len(s.steps) }
 
+// Content is the 8 bytes at an offset in some data, when the step is done.
+func (a Arg) Content(offset int, text string) Arg {
+	return Arg{value: a.value + uint64(offset), indirect: true, text: text}
+}
+
+// Receive waits for a message of the shim, the first bytes of which go to
+// buffer, of the given size, and up to two descriptors with it, which are
+// returned. If the shim is gone instead the process exits.
+func (s *Script) Receive(buffer Arg, size int) (first, second Arg) {
+	const fds = 2
+	order := binary.LittleEndian
+	control := s.Bytes(make([]byte, unix.CmsgSpace(4*fds)+8), "control") // 8 more, since Content reads 8
+	iovec := order.AppendUint64(order.AppendUint64(nil, buffer.value), uint64(size))
+	iov := s.Bytes(iovec, "iov")
+	// struct msghdr of recvmsg(2)
+	header := make([]byte, 56)
+	order.PutUint64(header[16:], iov.value)
+	order.PutUint64(header[24:], 1)
+	order.PutUint64(header[32:], control.value)
+	order.PutUint64(header[40:], uint64(unix.CmsgSpace(4*fds)))
+	n := s.Cell("received")
+	s.Add(Recvmsg, Int(ControlFD), s.Bytes(header, "msg"), Flags(unix.MSG_CMSG_CLOEXEC, "MSG_CMSG_CLOEXEC")).
+		Into(n).Because("until the shim says so")
+	s.Jump(n.Arg(), Int(0), s.gone)
+	return control.Content(unix.CmsgLen(0), "fd1"), control.Content(unix.CmsgLen(4), "fd2")
+}
+
+// Wait waits for one byte of the shim. If the shim is gone instead the process
+// exits.
+func (s *Script) Wait() {
+	n := s.Cell("read")
+	s.Add(Read, Int(ControlFD), n.Pointer(), Int(1)).Into(n).Because("until the shim says so")
+	s.Jump(n.Arg(), Int(0), s.gone)
+}
+
+// End ends the script, after the step that executes the payload: with what to
+// do when the shim is gone.
+func (s *Script) End() {
+	s.Place(s.gone)
+	s.Add(Exit, Int(1)).Because("the shim is gone")
+}
+
 // Report sends all cells to the shim, in one message. If the shim is gone the
 // init gets SIGPIPE, which ends it.
 func (s *Script) Report() *Step {
@@ -198,7 +259,9 @@ func Int[T ~int | ~int32 | ~int64 | ~uint32 | ~uint64 | ~uintptr](v T) Arg {
 }
 
 // Flags is a number that is printed as its name.
-func Flags[T ~int | ~uint32 | ~uint64](v T, name string) Arg { return Arg{value: uint64(v), text: name} }
+func Flags[T ~int | ~uint32 | ~uint64](v T, name string) Arg {
+	return Arg{value: uint64(v), text: name}
+}
 
 // Octal is a file mode.
 func Octal(v uint32) Arg { return Arg{value: uint64(v), text: fmt.Sprintf("%#o", v)} }
@@ -226,11 +289,16 @@ func (s *Script) String(v string) Arg {
 
 // Strings puts an array of C strings into the data, with a null pointer at its
 // end, as execve(2) takes them. It is printed as text if that is not empty.
-func (s *Script) Strings(list []string, text string) Arg {
-	array := make([]byte, 0, 8*(len(list)+1))
+func (s *Script) Strings(list []string, text string) Arg { return s.StringsAnd(list, Null, text) }
+
+// StringsAnd is Strings with one more string at its end, which is in the data
+// already, if it is not null.
+func (s *Script) StringsAnd(list []string, last Arg, text string) Arg {
+	array := make([]byte, 0, 8*(len(list)+2))
 	for _, v := range list {
 		array = binary.LittleEndian.AppendUint64(array, s.String(v).value)
 	}
+	array = binary.LittleEndian.AppendUint64(array, last.value)
 	array = binary.LittleEndian.AppendUint64(array, 0)
 	if text == "" {
 		text = fmt.Sprintf("%q", list)
@@ -238,8 +306,12 @@ func (s *Script) Strings(list []string, text string) Arg {
 	return s.Bytes(array, text)
 }
 
-// Address is the address of some data, for structures that point to it.
-func (a Arg) Address() uint64 { return a.value }
+// Value is the number, or the address of the data, for structures that have it
+// in them.
+func (a Arg) Value() uint64 { return a.value }
+
+// Text is what is printed for the argument.
+func (a Arg) Text() string { return a.text }
 
 // Step returns the step with the address that a report has as the failed one,
 // and its index.

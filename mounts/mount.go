@@ -1,0 +1,272 @@
+package mounts
+
+import (
+	"errors"
+	"fmt"
+	"os"
+	"path"
+	"slices"
+	"strings"
+
+	"golang.org/x/sys/unix"
+)
+
+// mount is a file system of its own.
+type mount struct {
+	field   string
+	kind    string
+	source  string
+	dest    string
+	options Options
+	label   string // SELinux context of its files, if any
+	super   int    // index in Plan.Supers, -1 if the superblock is made by do
+}
+
+func (m *mount) String() string {
+	line := describe(m.field, m.kind, "", m.dest, m.options)
+	if m.super >= 0 {
+		line += fmt.Sprintf("  # superblock %d of the init", m.super)
+	}
+	return line
+}
+
+// describe is an operation's line in the printed plan.
+func describe(field, kind, source, dest string, o Options) string {
+	if source != "" {
+		source += " "
+	}
+	line := fmt.Sprintf("%-11s %s %s-> %s", field, kind, source, dest)
+	if text := o.String(); text != "" {
+		line += "  " + text
+	}
+	return line
+}
+
+// newSuper is how the superblock is made.
+func (m *mount) newSuper() Super {
+	s := Super{Field: m.field, Type: m.kind, Attrs: m.options.Attrs.Set}
+	if m.source != "" {
+		s.Params = append(s.Params, Param{Key: "source", Value: m.source})
+	}
+	for _, flag := range m.options.Super {
+		if flag != "silent" { // only mount(2) has messages that it silences
+			s.Params = append(s.Params, Param{Key: flag, Flag: true})
+		}
+	}
+	// As mount(2) does, the superblock is read-only too, and not only the mount.
+	if m.options.has(unix.MOUNT_ATTR_RDONLY) {
+		s.Params = append(s.Params, Param{Key: "ro", Flag: true})
+	}
+	s.Params = append(s.Params, params(m.options.Data)...)
+	if m.label != "" {
+		s.Params = append(s.Params, Param{Key: "context", Value: m.label})
+	}
+	return s
+}
+
+// params are options for a file system, one by one.
+func params(data []string) []Param {
+	var out []Param
+	for _, option := range splitOptions(data) {
+		key, value, isString := strings.Cut(option, "=")
+		out = append(out, Param{Key: key, Value: strings.Trim(value, `"`), Flag: !isString})
+	}
+	return out
+}
+
+// splitOptions splits options that are several, separated by commas, but for
+// commas in double quotes: context="system_u:object_r:x:s0:c1,c2".
+func splitOptions(list []string) []string {
+	var out []string
+	for _, s := range list {
+		quoted := false
+		out = append(out, strings.FieldsFunc(s, func(r rune) bool {
+			if r == '"' {
+				quoted = !quoted
+			}
+			return r == ',' && !quoted
+		})...)
+	}
+	return out
+}
+
+func (m *mount) do(t *tree) error {
+	err := m.place(t)
+	if err != nil {
+		return fmt.Errorf("mount %s (%s, %s): %w", m.dest, m.field, m.kind, err)
+	}
+	return nil
+}
+
+func (m *mount) place(t *tree) error {
+	dest, err := m.destination(t)
+	if err != nil {
+		return err
+	}
+	defer dest.Close()
+	mode, err := m.inheritedMode(dest)
+	if err != nil {
+		return err
+	}
+	var made *os.File
+	if m.super >= 0 {
+		made = t.Supers[m.super]
+		if mode != nil {
+			// By its link in /proc: there is no fchmod for O_PATH before Linux 6.6.
+			if err := unix.Chmod(fmt.Sprintf("/proc/thread-self/fd/%d", made.Fd()), *mode); err != nil {
+				return os.NewSyscallError("chmod", err)
+			}
+		}
+	} else {
+		s := m.newSuper()
+		if mode != nil {
+			s.Params = append(s.Params, Param{Key: "mode", Value: fmt.Sprintf("%o", *mode)})
+		}
+		if made, err = newMount(s); err != nil {
+			return err
+		}
+		defer made.Close()
+	}
+	if m.options.CopyUp {
+		if err := copyUp(dest, made); err != nil {
+			return fmt.Errorf("tmpcopyup: %w", err)
+		}
+	}
+	if err := setRecursively(made, m.options); err != nil {
+		return err
+	}
+	if err := attach(made, dest); err != nil {
+		return err
+	}
+	return propagate(made, m.options)
+}
+
+// destination opens the directory to mount on, which is made if it is missing.
+func (m *mount) destination(t *tree) (*os.File, error) {
+	if m.kind != "proc" && m.kind != "sysfs" {
+		dest, err := t.root.MkdirAll(m.dest)
+		if errors.Is(err, unix.ENOTDIR) {
+			return nil, fmt.Errorf("the destination is no directory: %w", err)
+		}
+		if err != nil {
+			return nil, err
+		}
+		if err := t.checkProc(dest, m.kind, nil); err != nil {
+			return nil, errors.Join(err, dest.Close())
+		}
+		return dest, nil
+	}
+	// An image with a symbolic link in the place of /proc gets none: much in a
+	// runtime, and in what runs in containers, relies on /proc being the
+	// kernel's (CVE-2019-19921, CVE-2023-27561, CVE-2023-28642).
+	parent, base, err := t.root.Parent(m.dest)
+	if err != nil {
+		return nil, err
+	}
+	defer parent.Close()
+	if err := unix.Mkdirat(int(parent.Fd()), base, 0o755); err != nil && !errors.Is(err, unix.EEXIST) {
+		return nil, os.NewSyscallError("mkdirat", err)
+	}
+	fd, err := unix.Openat(int(parent.Fd()), base, unix.O_PATH|unix.O_NOFOLLOW|unix.O_DIRECTORY|unix.O_CLOEXEC, 0)
+	if errors.Is(err, unix.ENOTDIR) {
+		return nil, fmt.Errorf("filesystem %q must be mounted on ordinary directory", m.kind)
+	}
+	if err != nil {
+		return nil, os.NewSyscallError("openat", err)
+	}
+	dest := os.NewFile(uintptr(fd), m.dest)
+	if err := t.checkProc(dest, m.kind, nil); err != nil {
+		return nil, errors.Join(err, dest.Close())
+	}
+	return dest, nil
+}
+
+// fakes are the files below /proc that may be mounted over: lxcfs and others
+// put the container's own numbers there.
+var fakes = []string{
+	"/proc/cpuinfo", "/proc/diskstats", "/proc/meminfo", "/proc/stat", "/proc/swaps", "/proc/uptime",
+	"/proc/loadavg", "/proc/slabinfo", "/proc/sys/kernel/ns_last_pid", "/proc/sys/crypto/fips_enabled",
+}
+
+// checkProc refuses what would make /proc a lie: labels and sysctls written
+// there by a program that trusts it would go elsewhere (CVE-2019-16884). dest is
+// where it really is, after all links.
+func (t *tree) checkProc(dest *os.File, kind string, source *os.File) error {
+	at, err := t.inside(dest)
+	if err != nil {
+		return err
+	}
+	if at == "/" {
+		return errors.New("the destination leads to the root, and nothing can be mounted over it")
+	}
+	if at == "/proc" {
+		if kind == "proc" {
+			return nil
+		}
+		if source != nil {
+			var fs unix.Statfs_t
+			if err := unix.Fstatfs(int(source.Fd()), &fs); err != nil {
+				return os.NewSyscallError("fstatfs", err)
+			}
+			if fs.Type == unix.PROC_SUPER_MAGIC {
+				return nil
+			}
+		}
+		return fmt.Errorf("%q cannot be mounted because it is not of type proc", at)
+	}
+	if path.Dir(at) != "/proc" && !strings.HasPrefix(at, "/proc/") || slices.Contains(fakes, at) {
+		return nil
+	}
+	return fmt.Errorf("%q cannot be mounted because it is inside /proc", at)
+}
+
+// inheritedMode is the mode of a tmpfs that is not told one: that of the
+// directory which it covers, so that /tmp stays sticky and /root closed. It is
+// nil for everything else.
+func (m *mount) inheritedMode(dest *os.File) (*uint32, error) {
+	told := slices.ContainsFunc(splitOptions(m.options.Data), func(s string) bool { return strings.HasPrefix(s, "mode=") })
+	if m.kind != "tmpfs" || told {
+		return nil, nil
+	}
+	var st unix.Stat_t
+	if err := unix.Fstat(int(dest.Fd()), &st); err != nil {
+		return nil, os.NewSyscallError("fstat", err)
+	}
+	mode := st.Mode & 0o7777
+	return &mode, nil
+}
+
+func setRecursively(f *os.File, o Options) error {
+	if o.Recursively.empty() {
+		return nil
+	}
+	return setattr(f, unix.MountAttr{Attr_set: o.Recursively.Set, Attr_clr: o.Recursively.Clear}, true)
+}
+
+// propagate sets the propagation of a mount that is in its place: a peer group
+// is formed with the mounts that are there.
+func propagate(f *os.File, o Options) error {
+	for _, p := range o.Propagation {
+		if err := setattr(f, unix.MountAttr{Propagation: p.Type}, p.Recursive); err != nil {
+			return fmt.Errorf("%s: %w", p.Name, err)
+		}
+	}
+	return nil
+}
+
+// seal makes a mount read-only into which files had to be made first.
+type seal struct{ field, dest string }
+
+func (s *seal) String() string { return fmt.Sprintf("%-11s read-only %s", s.field, s.dest) }
+
+func (s *seal) do(t *tree) error {
+	dest, err := t.root.Open(s.dest, unix.O_PATH)
+	if err == nil {
+		defer dest.Close()
+		err = setattr(dest, unix.MountAttr{Attr_set: unix.MOUNT_ATTR_RDONLY}, false)
+	}
+	if err != nil {
+		return fmt.Errorf("make %s read-only (%s): %w", s.dest, s.field, err)
+	}
+	return nil
+}

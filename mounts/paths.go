@@ -1,0 +1,155 @@
+package mounts
+
+import (
+	"errors"
+	"fmt"
+	"os"
+
+	"golang.org/x/sys/unix"
+)
+
+// directory is one that must exist; it is made with those above it.
+type directory struct{ field, path string }
+
+func (d *directory) String() string { return fmt.Sprintf("%-11s directory %s", d.field, d.path) }
+
+func (d *directory) do(t *tree) error {
+	dir, err := t.root.MkdirAll(d.path)
+	switch {
+	case err == nil:
+		return dir.Close()
+	case errors.Is(err, unix.EACCES): // root may not, on NFS; the user may
+		return nil
+	}
+	return fmt.Errorf("make directory %s (%s): %w", d.path, d.field, err)
+}
+
+// rootReadonly makes the root read-only; what is mounted below it is not.
+type rootReadonly struct{}
+
+func (*rootReadonly) String() string { return "root.readonly  read-only /" }
+
+func (*rootReadonly) do(t *tree) error {
+	err := setattr(t.root.File, unix.MountAttr{Attr_set: unix.MOUNT_ATTR_RDONLY}, false)
+	if err != nil {
+		return fmt.Errorf("make the root read-only (root.readonly): %w", err)
+	}
+	return nil
+}
+
+// readonly makes a path read-only. Like runc it leaves out mounts below it, and
+// paths that do not exist.
+type readonly struct{ field, path string }
+
+func (r *readonly) String() string { return fmt.Sprintf("%s  read-only %s", r.field, r.path) }
+
+func (r *readonly) do(t *tree) error {
+	if err := r.place(t); err != nil {
+		return fmt.Errorf("make %s read-only (%s): %w", r.path, r.field, err)
+	}
+	return nil
+}
+
+func (r *readonly) place(t *tree) error {
+	dest, err := t.openTarget(r.path)
+	if dest == nil {
+		return err
+	}
+	defer dest.Close()
+	tree, err := clone(dest, true)
+	if err != nil {
+		return err
+	}
+	defer tree.Close()
+	if err := setattr(tree, unix.MountAttr{Attr_set: unix.MOUNT_ATTR_RDONLY}, false); err != nil {
+		return err
+	}
+	return attach(tree, dest)
+}
+
+// mask hides a path: a directory behind an empty one, a file behind /dev/null.
+type mask struct{ field, path string }
+
+func (m *mask) String() string { return fmt.Sprintf("%s  mask %s", m.field, m.path) }
+
+func (m *mask) do(t *tree) error {
+	if err := m.place(t); err != nil {
+		return fmt.Errorf("mask %s (%s): %w", m.path, m.field, err)
+	}
+	return nil
+}
+
+func (m *mask) place(t *tree) error {
+	dest, err := t.openTarget(m.path)
+	if dest == nil {
+		return err
+	}
+	defer dest.Close()
+	cover, err := t.cover(dest)
+	if err != nil {
+		return err
+	}
+	if cover != t.empty {
+		defer cover.Close()
+	}
+	return attach(cover, dest)
+}
+
+// openTarget opens a path to be masked or made read-only, nil if it does not
+// exist. A link is refused: what it hides would depend on the image.
+func (t *tree) openTarget(name string) (*os.File, error) {
+	f, err := t.root.Open(name, unix.O_PATH|unix.O_NOFOLLOW)
+	if errors.Is(err, unix.ENOENT) || errors.Is(err, unix.ENOTDIR) {
+		return nil, nil
+	}
+	if err != nil {
+		return nil, err
+	}
+	info, err := f.Stat()
+	if err == nil && info.Mode()&os.ModeSymlink != 0 {
+		err = errors.New("it is a symbolic link")
+	}
+	if err != nil {
+		return nil, errors.Join(err, f.Close())
+	}
+	return f, nil
+}
+
+// cover is a detached mount to hide a file or directory behind.
+func (t *tree) cover(hidden *os.File) (*os.File, error) {
+	info, err := hidden.Stat()
+	switch {
+	case err != nil:
+		return nil, err
+	case !info.IsDir():
+		return nullFile()
+	case t.empty != nil:
+		return clone(t.empty, false)
+	}
+	// One file system for all masked directories of the container, as every
+	// superblock costs time when the container is gone. The first use attaches
+	// it; a mount that is not attached could not be cloned before Linux 6.15.
+	t.empty, err = newMount(Super{Type: "tmpfs", Attrs: unix.MOUNT_ATTR_RDONLY, Params: []Param{
+		{Key: "source", Value: "tmpfs"}, {Key: "ro", Flag: true},
+		{Key: "nr_blocks", Value: "1"}, {Key: "nr_inodes", Value: "1"},
+	}})
+	return t.empty, err
+}
+
+// nullFile is a detached mount of /dev/null: the host's, not that in the
+// container, which may have been made by the image (CVE-2025-31133).
+func nullFile() (*os.File, error) {
+	null, err := openTree(unix.AT_FDCWD, "/dev/null", 0, false)
+	if err != nil {
+		return nil, err
+	}
+	err = (&device{kind: unix.S_IFCHR, dev: unix.Mkdev(1, 3)}).verify(null)
+	if err == nil {
+		const attrs = unix.MOUNT_ATTR_RDONLY | unix.MOUNT_ATTR_NOSUID | unix.MOUNT_ATTR_NOEXEC
+		err = setattr(null, unix.MountAttr{Attr_set: attrs}, false)
+	}
+	if err != nil {
+		return nil, errors.Join(fmt.Errorf("the host's /dev/null: %w", err), null.Close())
+	}
+	return null, nil
+}

@@ -1,0 +1,212 @@
+package mounts
+
+import (
+	"fmt"
+	"path"
+	"path/filepath"
+	"slices"
+	"strings"
+
+	"github.com/opencontainers/runtime-spec/specs-go"
+	"golang.org/x/sys/unix"
+)
+
+// Config is what a container's file system is compiled from. The spec has been
+// checked: paths are absolute where they must be, and nothing has a NUL in it.
+type Config struct {
+	Spec   *specs.Spec
+	Bundle string // absolute; relative sources of bind mounts are relative to it
+	Rootfs string // absolute path of root.path
+
+	// RootMounts make the root file system, as in the Create request of
+	// containerd; if there are none, it is what is at Rootfs.
+	RootMounts []RootMount
+
+	// Cgroup are the cgroup v1 hierarchies; a host with none has cgroup v2.
+	Cgroup []Hierarchy
+}
+
+// Plan is how a container's file system is put together.
+type Plan struct {
+	Rootfs string // host path on which the root is placed in the container's mount namespace
+	Root   []RootMount
+	Supers []Super
+	Ops    []Op
+}
+
+// Op is one operation on the container's file system.
+type Op interface {
+	// String describes the operation in one line of the printed plan.
+	fmt.Stringer
+	do(*tree) error
+}
+
+// Super is a superblock that the container's init makes, since it belongs to
+// the init's namespaces.
+type Super struct {
+	Field  string // of the spec: mounts[3]
+	Type   string
+	Params []Param // of fsconfig(2), in order
+	Attrs  uint64  // MOUNT_ATTR_* for fsmount(2)
+}
+
+// Param is a parameter of a file system: a flag if it has no value.
+type Param struct {
+	Key, Value string
+	Flag       bool
+}
+
+func (p Param) String() string {
+	if p.Flag {
+		return p.Key
+	}
+	return p.Key + "=" + p.Value
+}
+
+// namespaced says what a new superblock of a type belongs to.
+var namespaced = map[string]bool{"proc": true, "sysfs": true, "mqueue": true, "cgroup": true, "cgroup2": true}
+
+// Compile makes the plan. An error is about a field of the spec, and names it.
+func Compile(c Config) (*Plan, error) {
+	linux := c.Spec.Linux
+	p := &Plan{Rootfs: c.Rootfs, Root: c.RootMounts}
+	userns := has(linux, specs.UserNamespace)
+
+	devBound := false // /dev is the host's: nothing is made in it
+	var seals []Op
+	for i := range c.Spec.Mounts {
+		m := &c.Spec.Mounts[i]
+		field := fmt.Sprintf("mounts[%d]", i)
+		o := ParseOptions(m.Options)
+		o.IDMap = o.IDMap || len(m.UIDMappings)+len(m.GIDMappings) > 0
+		if err := checkOptions(&o, m, linux); err != nil {
+			return nil, fmt.Errorf("%s: %w", field, err)
+		}
+		dest := clean(m.Destination)
+		if dest == "/" {
+			return nil, fmt.Errorf("%s.destination: nothing can be mounted over the root", field)
+		}
+		if o.Bind {
+			devBound = devBound || dest == "/dev"
+			p.Ops = append(p.Ops, &bind{field: field, source: absolute(m.Source, c.Bundle), dest: dest, options: o, mappings: mappings(m, linux)})
+			continue
+		}
+		if m.Type == "cgroup" || m.Type == "cgroup2" {
+			p.compileCgroup(field, m, dest, o, c, userns)
+			continue
+		}
+		// Files are still to be made in /dev and tmpfs mounts.
+		late := o.has(unix.MOUNT_ATTR_RDONLY) && (m.Type == "tmpfs" || dest == "/dev")
+		if late {
+			o.Attrs.Set &^= unix.MOUNT_ATTR_RDONLY
+			seals = append(seals, &seal{field: field, dest: dest})
+		}
+		p.addMount(&mount{field: field, dest: dest, kind: m.Type, source: m.Source, options: o, label: mountLabel(m.Type, linux)}, userns)
+	}
+
+	if !devBound {
+		p.compileDevices(linux.Devices, userns)
+	}
+	if c.Spec.Process != nil {
+		p.Ops = append(p.Ops, &directory{field: "process.cwd", path: c.Spec.Process.Cwd})
+	}
+	p.Ops = append(p.Ops, seals...)
+	if c.Spec.Root.Readonly {
+		p.Ops = append(p.Ops, &rootReadonly{})
+	}
+	for i, name := range linux.ReadonlyPaths {
+		p.Ops = append(p.Ops, &readonly{field: fmt.Sprintf("linux.readonlyPaths[%d]", i), path: clean(name)})
+	}
+	for i, name := range linux.MaskedPaths {
+		if first := slices.IndexFunc(linux.MaskedPaths, func(s string) bool { return clean(s) == clean(name) }); first == i {
+			p.Ops = append(p.Ops, &mask{field: fmt.Sprintf("linux.maskedPaths[%d]", i), path: clean(name)})
+		}
+	}
+	return p, nil
+}
+
+func checkOptions(o *Options, m *specs.Mount, linux *specs.Linux) error {
+	switch {
+	case o.Bind && len(o.Data) > 0:
+		return fmt.Errorf("options: a bind mount has no options of a file system, and %q is none of a mount", strings.Join(o.Data, ","))
+	case o.Bind && m.Source == "":
+		return fmt.Errorf("source: a bind mount needs one")
+	case !o.Bind && m.Type == "":
+		return fmt.Errorf("type: it is missing, and the mount is no bind mount")
+	case !o.Bind && m.Type == "bind": // as mount(8) has it, without saying bind or rbind
+		o.Bind = true
+	}
+	if !o.IDMap {
+		return nil
+	}
+	switch {
+	case !o.Bind:
+		return fmt.Errorf("options: only bind mounts can map ids")
+	case len(m.UIDMappings) == 0 != (len(m.GIDMappings) == 0):
+		return fmt.Errorf("uidMappings: uidMappings and gidMappings need each other")
+	case len(m.UIDMappings) == 0 && !has(linux, specs.UserNamespace):
+		return fmt.Errorf("uidMappings: there are none, and no user namespace to take them from")
+	}
+	return nil
+}
+
+// mappings are the ids of an idmapped mount: its own, or else nil for those of
+// the container's user namespace.
+func mappings(m *specs.Mount, linux *specs.Linux) *Mappings {
+	if len(m.UIDMappings) == 0 {
+		return nil
+	}
+	return &Mappings{UID: m.UIDMappings, GID: m.GIDMappings}
+}
+
+// Mappings are the ids of a user namespace.
+type Mappings struct{ UID, GID []specs.LinuxIDMapping }
+
+// addMount adds a new file system. Where its superblock belongs to a namespace
+// of the container, the init makes it.
+func (p *Plan) addMount(m *mount, userns bool) {
+	m.super = -1
+	if userns || namespaced[m.kind] {
+		p.Supers = append(p.Supers, m.newSuper())
+		m.super = len(p.Supers) - 1
+	}
+	p.Ops = append(p.Ops, m)
+}
+
+// mountLabel is the SELinux context that the files of a new file system get.
+func mountLabel(kind string, linux *specs.Linux) string {
+	if kind == "proc" || kind == "sysfs" || kind == "mqueue" {
+		return "" // they have labels of their own
+	}
+	return linux.MountLabel
+}
+
+func has(linux *specs.Linux, kind specs.LinuxNamespaceType) bool {
+	return slices.ContainsFunc(linux.Namespaces, func(ns specs.LinuxNamespace) bool { return ns.Type == kind })
+}
+
+// clean is a path in the container, without what does not matter in it.
+func clean(name string) string { return path.Clean("/" + name) }
+
+// absolute is a path on the host.
+func absolute(name, dir string) string {
+	if filepath.IsAbs(name) {
+		return name
+	}
+	return filepath.Join(dir, name)
+}
+
+// String is the plan as `plan` prints it, one operation a line.
+func (p *Plan) String() string {
+	var b strings.Builder
+	if len(p.Root) == 0 {
+		fmt.Fprintf(&b, "root.path  rbind %s -> /\n", p.Rootfs)
+	}
+	for _, m := range p.Root {
+		fmt.Fprintf(&b, "rootfs  %s\n", m)
+	}
+	for _, op := range p.Ops {
+		fmt.Fprintf(&b, "%s\n", op)
+	}
+	return b.String()
+}

@@ -1,0 +1,297 @@
+package plan
+
+import (
+	"encoding/binary"
+	"fmt"
+	"maps"
+	"slices"
+	"strings"
+
+	"github.com/opencontainers/runtime-spec/specs-go"
+	"golang.org/x/sys/unix"
+
+	"github.com/myshim/myshim/mounts"
+	"github.com/myshim/myshim/process/script"
+	"github.com/myshim/myshim/process/seccomp"
+	"github.com/myshim/myshim/process/spec"
+)
+
+// Create is how a container is made.
+type Create struct {
+	Script *script.Script
+	Files  []File
+	Mounts *mounts.Plan
+
+	// Clones is how many times the script reports the pid of a clone, in PID,
+	// to go on in it.
+	Clones int
+	PID    script.Cell
+	// Mappings: then the script reports that it is in its new user namespace,
+	// and waits until the shim has written the mappings of ids.
+	Mappings bool
+	// Then it reports the mounts of Mounts.Supers, a descriptor in each cell,
+	// and waits until the root is built. The shim sends the variable HOME with
+	// its NUL, the root, and a terminal if there is one.
+	Supers []script.Cell
+	// Listener: with a seccomp filter that has one, it is reported in the cell,
+	// before the next report, or, with no_new_privs, after it.
+	Listener *script.Cell
+	// Then it reports that it is ready, and waits for Start. When its socket
+	// closes it has become the program.
+
+	Warnings []string // for the log
+}
+
+// NewCreate compiles the spec of a container. An error is about a field of the
+// spec (spec.ErrInvalid).
+func NewCreate(c *spec.Container, id string, filter *seccomp.Filter, host Host, options Options) (*Create, error) {
+	fs, err := mounts.Compile(mounts.Config{
+		Spec: c.Spec, Bundle: c.Bundle, Rootfs: c.Rootfs, RootMounts: options.RootMounts, Cgroup: host.Cgroup,
+	})
+	if err != nil {
+		return nil, fmt.Errorf("%w: %w", spec.ErrInvalid, err)
+	}
+	b := newBuilder(host, options, c.Process)
+	b.filter = filter
+	b.userns = c.Has(specs.UserNamespace)
+	p := &Create{Script: b.Script, Mounts: fs, PID: b.pid, Mappings: c.New(specs.UserNamespace)}
+	if filter != nil && filter.Listener() {
+		p.Listener = &b.listener
+	}
+
+	b.enter()
+	b.joinTasks()
+	// In a namespace that is joined, the shim's cgroup, or its files, may not
+	// be in sight: then the cgroup comes first.
+	early := host.CgroupDir && slices.ContainsFunc(c.Linux.Namespaces, func(ns specs.LinuxNamespace) bool {
+		return ns.Path != "" && (ns.Type == specs.UserNamespace || ns.Type == specs.CgroupNamespace)
+	})
+	if early {
+		b.clone(0, nil, true, "into the cgroup")
+		p.Clones++
+	}
+	b.joinNamespaces(c)
+	b.makeNamespaces(c, host.CgroupDir && !early)
+	p.Clones++
+	b.closeFrom(script.ScriptFD, "those were for the clone")
+
+	if p.Mappings {
+		b.Report().Because("in the new user namespace")
+		b.Wait()
+	}
+	if b.userns {
+		b.becomeRoot()
+	}
+	if c.New(specs.TimeNamespace) {
+		b.Add(script.Unshare, script.Flags(unix.CLONE_NEWTIME, "CLONE_NEWTIME")).Because("from execve on").For("linux.namespaces")
+	}
+	if c.Has(specs.MountNamespace) {
+		b.propagation("/", c.Linux.RootfsPropagation)
+	}
+	b.keyring(id, true)
+	if c.New(specs.NetworkNamespace) {
+		b.loopback()
+	}
+	proc := b.supers(fs.Supers, p)
+	b.sysctls(c.Linux.Sysctl, proc)
+	b.names(c)
+	b.Report().Because("superblocks of the container's namespaces")
+	root, terminal := b.Receive(b.home, homeSize)
+
+	b.jail(c, root)
+	if c.Process.Terminal {
+		b.terminal(terminal)
+	}
+	b.session()
+	b.closeFrom(script.ScriptFD, "mounts and root are in place")
+	b.nulls()
+	b.person(c.Linux)
+	b.credentials()
+	b.lookup()
+	b.Report().Because("ready")
+	b.Wait()
+	b.execute()
+
+	p.Files, p.Warnings = b.files, b.warnings
+	return p, nil
+}
+
+// joinNamespaces joins those that are given by path.
+func (b *builder) joinNamespaces(c *spec.Container) {
+	for _, known := range cloneFlags {
+		ns := c.Namespace(known.kind)
+		if ns == nil || ns.Path == "" {
+			continue
+		}
+		field := at("linux.namespaces (%s, %s)", ns.Type, ns.Path)
+		fd := b.file(File{Kind: JoinNamespace, Namespace: *ns, Field: field})
+		b.Add(script.Setns, fd, script.Flags(known.flag, known.name)).For(field)
+	}
+}
+
+// makeNamespaces goes on in a clone that is in the new namespaces. A user
+// namespace among them owns the others. The cgroup namespace's root is the
+// cgroup that the process is in then, in all hierarchies.
+func (b *builder) makeNamespaces(c *spec.Container, cgroup bool) {
+	// Not its files are closed yet, but nothing else comes along.
+	var flags uint64
+	var names []string
+	for _, known := range cloneFlags {
+		// A time namespace cannot be entered by clone(2).
+		if c.New(known.kind) && known.kind != specs.TimeNamespace {
+			flags |= known.flag
+			names = append(names, known.name)
+		}
+	}
+	b.clone(flags, names, cgroup, "the container's init")
+}
+
+// propagation sets that of a path. Without a word of the spec, what is mounted
+// on the host still gets into the container, but nothing gets out.
+func (b *builder) propagation(path, kind string) {
+	if kind == "" {
+		kind = "rslave"
+	}
+	var flags uint64
+	for name, flag := range map[string]uint64{
+		"private": unix.MS_PRIVATE, "slave": unix.MS_SLAVE, "shared": unix.MS_SHARED, "unbindable": unix.MS_UNBINDABLE,
+	} {
+		switch kind {
+		case name:
+			flags = flag
+		case "r" + name:
+			flags = flag | unix.MS_REC
+		}
+	}
+	b.Add(script.Mount, script.Null, b.String(path), script.Null, script.Flags(flags, kind), script.Null).For("linux.rootfsPropagation")
+}
+
+// loopback brings up lo, which a new network namespace has down.
+func (b *builder) loopback() {
+	// struct ifreq of netdevice(7): name, then flags
+	request := make([]byte, 40)
+	copy(request, "lo")
+	binary.LittleEndian.PutUint16(request[16:], unix.IFF_UP|unix.IFF_RUNNING)
+	fd := b.Cell("fd")
+	b.Add(script.Socket, script.Flags(unix.AF_INET, "AF_INET"), script.Flags(unix.SOCK_DGRAM|unix.SOCK_CLOEXEC, "SOCK_DGRAM|SOCK_CLOEXEC"), script.Int(0)).Into(fd)
+	b.Add(script.Ioctl, fd.Arg(), script.Flags(unix.SIOCSIFFLAGS, "SIOCSIFFLAGS"), b.Bytes(request, "{lo, IFF_UP|IFF_RUNNING}"))
+	b.Add(script.Close, fd.Arg())
+}
+
+// supers makes the superblocks that belong to the container's namespaces, and
+// returns the cell with the mount of a procfs, if there is one.
+func (b *builder) supers(list []mounts.Super, p *Create) (proc *script.Cell) {
+	for _, s := range list {
+		cell := b.super(s)
+		p.Supers = append(p.Supers, cell)
+		if s.Type == "proc" && proc == nil {
+			proc = &cell
+		}
+	}
+	return proc
+}
+
+func (b *builder) super(s mounts.Super) script.Cell {
+	context, mount := b.Cell("context"), b.Cell(s.Type)
+	config := func(command uint32, name string, args ...script.Arg) {
+		args = append([]script.Arg{context.Arg(), script.Flags(command, name)}, args...)
+		b.Add(script.Fsconfig, args...).For(s.Field)
+	}
+	zero := script.Int(0)
+	b.Add(script.Fsopen, b.String(s.Type), script.Flags(unix.FSOPEN_CLOEXEC, "FSOPEN_CLOEXEC")).Into(context).For(s.Field)
+	for _, param := range s.Params {
+		if param.Flag {
+			config(unix.FSCONFIG_SET_FLAG, "FSCONFIG_SET_FLAG", b.String(param.Key), script.Null, zero)
+		} else {
+			config(unix.FSCONFIG_SET_STRING, "FSCONFIG_SET_STRING", b.String(param.Key), b.String(param.Value), zero)
+		}
+	}
+	config(unix.FSCONFIG_CMD_CREATE, "FSCONFIG_CMD_CREATE", script.Null, script.Null, zero)
+	b.Add(script.Fsmount, context.Arg(), script.Flags(unix.FSMOUNT_CLOEXEC, "FSMOUNT_CLOEXEC"), script.Flags(s.Attrs, at("%#x", s.Attrs))).
+		Into(mount).For(s.Field)
+	b.Add(script.Close, context.Arg())
+	return mount
+}
+
+// sysctls writes kernel parameters of the container's namespaces, to a procfs
+// which is not attached anywhere yet: nobody can have mounted anything over it
+// (CVE-2025-52881).
+func (b *builder) sysctls(list map[string]string, proc *script.Cell) {
+	if len(list) == 0 {
+		return
+	}
+	own := proc == nil
+	if own {
+		cell := b.super(mounts.Super{Field: "linux.sysctl", Type: "proc"})
+		proc = &cell
+	}
+	// struct open_how of openat2(2)
+	how := binary.LittleEndian.AppendUint64(nil, unix.O_WRONLY|unix.O_CLOEXEC)
+	how = binary.LittleEndian.AppendUint64(how, 0)
+	how = binary.LittleEndian.AppendUint64(how, unix.RESOLVE_BENEATH|unix.RESOLVE_NO_SYMLINKS|unix.RESOLVE_NO_XDEV)
+	flags := b.Bytes(how, "{O_WRONLY|O_CLOEXEC, RESOLVE_BENEATH|RESOLVE_NO_SYMLINKS|RESOLVE_NO_XDEV}")
+	fd := b.Cell("fd")
+	for _, key := range slices.Sorted(maps.Keys(list)) {
+		field := at("linux.sysctl[%s]", key)
+		b.Add(script.Openat2, proc.Arg(), b.String("sys/"+spec.SysctlPath(key)), flags, script.Int(len(how))).Into(fd).For(field)
+		b.writeTo(fd.Arg(), list[key]).For(field)
+		b.Add(script.Close, fd.Arg())
+	}
+	if own {
+		b.Add(script.Close, proc.Arg())
+	}
+}
+
+// names sets the host's and the domain's name.
+func (b *builder) names(c *spec.Container) {
+	if c.Hostname != "" {
+		b.Add(script.Sethostname, b.String(c.Hostname), script.Int(len(c.Hostname))).For("hostname")
+	}
+	if c.Domainname != "" {
+		b.Add(script.Setdomainname, b.String(c.Domainname), script.Int(len(c.Domainname))).For("domainname")
+	}
+}
+
+// jail makes the root that was built the root of the process.
+func (b *builder) jail(c *spec.Container, root script.Arg) {
+	dot, slash := b.String("."), b.String("/")
+	b.Add(script.Fchdir, root).Because("the container's root")
+	switch {
+	case !c.Has(specs.MountNamespace):
+		b.Add(script.Chroot, dot).For("linux.namespaces").Because("no mount namespace")
+	case b.options.NoPivotRoot:
+		b.Add(script.Mount, dot, slash, script.Null, script.Flags(unix.MS_MOVE, "MS_MOVE"), script.Null).Because("no pivot_root")
+		b.Add(script.Chroot, dot)
+	default:
+		// With "." twice the old root ends up on top of the new one, and needs
+		// no directory of the image (pivot_root(2), "NOTES").
+		b.Add(script.PivotRoot, dot, dot)
+		b.Add(script.Mount, script.Null, dot, script.Null, script.Flags(unix.MS_SLAVE|unix.MS_REC, "rslave"), script.Null).
+			Because("what is unmounted next stays on the host")
+		b.Add(script.Umount, dot, script.Flags(unix.MNT_DETACH, "MNT_DETACH")).Because("the host's tree")
+	}
+	b.Add(script.Chdir, slash)
+	// Private and slave are what it is already.
+	if kind := c.Linux.RootfsPropagation; strings.HasSuffix(kind, "shared") || strings.HasSuffix(kind, "unbindable") {
+		b.propagation("/", kind)
+	}
+}
+
+// nulls gives the process the container's /dev/null in place of the host's.
+func (b *builder) nulls() {
+	if b.options.Null == [3]bool{} {
+		return
+	}
+	fd := b.Cell("fd")
+	missing := b.Label("missing")
+	b.Add(script.Openat, atFDCWD, b.String("/dev/null"), script.Flags(unix.O_RDWR|unix.O_CLOEXEC, "O_RDWR|O_CLOEXEC"), script.Int(0)).
+		Allow(unix.ENOENT).Into(fd)
+	b.Jump(fd.Arg(), script.Int(-int(unix.ENOENT)), missing)
+	for n, null := range b.options.Null {
+		if null {
+			b.Add(script.Dup3, fd.Arg(), script.Int(n), script.Int(0))
+		}
+	}
+	b.Add(script.Close, fd.Arg())
+	b.Place(missing)
+}

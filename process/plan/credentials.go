@@ -1,0 +1,266 @@
+package plan
+
+import (
+	"encoding/binary"
+	"strings"
+
+	"github.com/opencontainers/runtime-spec/specs-go"
+	"golang.org/x/sys/unix"
+
+	"github.com/myshim/myshim/process/caps"
+	"github.com/myshim/myshim/process/script"
+	"github.com/myshim/myshim/process/spec"
+)
+
+// keyring joins the container's session keyring. Only the first process, which
+// makes it, sets who may search it: its user, or with a user namespace all, as
+// the root of another one is another user (keyctl(2)).
+func (b *builder) keyring(id string, first bool) {
+	if b.options.NoNewKeyring {
+		return
+	}
+	ring := b.Cell("keyring")
+	b.Add(script.Keyctl, script.Flags(unix.KEYCTL_JOIN_SESSION_KEYRING, "KEYCTL_JOIN_SESSION_KEYRING"), b.String("_ses."+id)).
+		Allow(unix.ENOSYS).Into(ring).Because("not the shim's")
+	if !first {
+		return
+	}
+	// KEY_POS_ALL|KEY_USR_VIEW|KEY_USR_READ|KEY_USR_LINK, which a new one has,
+	// and KEY_USR_SEARCH or KEY_OTH_SEARCH.
+	permissions := uint32(0x3f130000 | 0x80000)
+	if b.userns {
+		permissions = 0x3f130000 | 0x8
+	}
+	b.Add(script.Keyctl, script.Flags(unix.KEYCTL_SETPERM, "KEYCTL_SETPERM"), ring.Arg(), script.Flags(permissions, at("%#x", permissions))).
+		Allow(unix.ENOSYS)
+}
+
+// becomeRoot takes on the root user of the user namespace which the process has
+// entered. A namespace without one is entered as whoever one is.
+func (b *builder) becomeRoot() {
+	zero := script.Int(0)
+	b.Add(script.Setresgid, zero, zero, zero).Allow(unix.EINVAL)
+	b.Add(script.Setresuid, zero, zero, zero).Allow(unix.EINVAL)
+}
+
+// person sets personality, NUMA memory policy and the like, which need no
+// privileges.
+func (b *builder) person(linux *specs.Linux) {
+	if p := linux.Personality; p != nil {
+		domain := map[specs.LinuxPersonalityDomain]uint64{specs.PerLinux: 0, specs.PerLinux32: 8}[p.Domain]
+		b.Add(script.Personality, script.Flags(domain, string("PER_"+p.Domain))).For("linux.personality")
+		for _, flag := range p.Flags {
+			b.warnings = append(b.warnings, at("linux.personality.flags: %s is ignored", flag))
+		}
+	}
+}
+
+// credentials gives up privileges: it takes on the user, the groups and the
+// capabilities of the process, and its working directory.
+func (b *builder) credentials() {
+	p := b.process
+	if p.NoNewPrivileges {
+		b.prctl(unix.PR_SET_NO_NEW_PRIVS, "PR_SET_NO_NEW_PRIVS", 1).For("process.noNewPrivileges")
+	} else {
+		b.seccomp() // later it would not be allowed; see execute
+	}
+	// First as root, who may be let in where the user is not; the user is let
+	// in where, on NFS, root is not.
+	entered := b.Cell("entered")
+	b.Set(entered, script.Int(-1))
+	b.chdir(entered, unix.EACCES)
+
+	var sets *caps.Sets
+	if p.Capabilities != nil {
+		available := b.host.Capabilities
+		if b.userns {
+			available = caps.All()
+		}
+		parsed, warnings := caps.Parse(p.Capabilities, available)
+		b.warnings = append(b.warnings, warnings...)
+		sets = &parsed
+		for c := range caps.Last(available) + 1 {
+			if sets.Bounding&(1<<c) == 0 {
+				b.prctl(unix.PR_CAPBSET_DROP, "PR_CAPBSET_DROP", uint64(c), caps.Name(c)).
+					Allow(unix.EINVAL) // unknown to this kernel
+			}
+		}
+	}
+	b.prctl(unix.PR_SET_KEEPCAPS, "PR_SET_KEEPCAPS", 1)
+	b.user(&p.User)
+
+	there := b.Label("there")
+	b.Jump(entered.Arg(), script.Int(0), there)
+	b.chdir(entered, 0)
+	b.Place(there)
+
+	b.prctl(unix.PR_SET_KEEPCAPS, "PR_SET_KEEPCAPS", 0)
+	if sets != nil {
+		b.capset(sets)
+	}
+	umask := uint32(0o022)
+	if p.User.Umask != nil {
+		umask = *p.User.Umask
+	}
+	b.Add(script.Umask, script.Octal(umask))
+}
+
+func (b *builder) prctl(option uint64, name string, value uint64, text ...string) *script.Step {
+	arg := script.Int(value)
+	if len(text) > 0 {
+		arg = script.Flags(value, text[0])
+	}
+	zero := script.Int(0)
+	return b.Add(script.Prctl, script.Flags(option, name), arg, zero, zero, zero)
+}
+
+// user takes on user and groups. setgroups is called also with no group at all:
+// those of the shim are none of the container's.
+func (b *builder) user(u *specs.User) {
+	groups := make([]byte, 0, 4*len(u.AdditionalGids))
+	for _, gid := range u.AdditionalGids {
+		groups = binary.LittleEndian.AppendUint32(groups, gid)
+	}
+	step := b.Add(script.Setgroups, script.Int(len(u.AdditionalGids)), b.Bytes(groups, at("%d", u.AdditionalGids))).For("process.user.additionalGids")
+	if len(u.AdditionalGids) == 0 && b.userns {
+		step.Allow(unix.EPERM) // denied in the namespace, and nothing is asked for
+	}
+	gid, uid := script.Int(u.GID), script.Int(u.UID)
+	b.Add(script.Setresgid, gid, gid, gid).For("process.user.gid")
+	b.Add(script.Setresuid, uid, uid, uid).For("process.user.uid")
+}
+
+func (b *builder) capset(s *caps.Sets) {
+	order := binary.LittleEndian
+	header := order.AppendUint64(nil, unix.LINUX_CAPABILITY_VERSION_3) // and pid 0
+	var data []byte
+	for half := range 2 {
+		for _, set := range []uint64{s.Effective, s.Permitted, s.Inheritable} {
+			data = order.AppendUint32(data, uint32(set>>(32*half)))
+		}
+	}
+	text := at("{effective=%#x, permitted=%#x, inheritable=%#x}", s.Effective, s.Permitted, s.Inheritable)
+	b.Add(script.Capset, b.Bytes(header, "v3"), b.Bytes(data, text)).For("process.capabilities")
+	const raise, clearAll = unix.PR_CAP_AMBIENT_RAISE, unix.PR_CAP_AMBIENT_CLEAR_ALL
+	zero := script.Int(0)
+	ambient := script.Flags(unix.PR_CAP_AMBIENT, "PR_CAP_AMBIENT")
+	b.Add(script.Prctl, ambient, script.Flags(clearAll, "PR_CAP_AMBIENT_CLEAR_ALL"), zero, zero, zero)
+	for c := range caps.Last(s.Ambient) + 1 {
+		if s.Ambient&(1<<c) != 0 {
+			// As with runc, one that is not permitted and inheritable is left out.
+			b.Add(script.Prctl, ambient, script.Flags(raise, "PR_CAP_AMBIENT_RAISE"), script.Flags(uint64(c), caps.Name(c)), zero, zero).
+				Allow(unix.EPERM)
+		}
+	}
+}
+
+// chdir goes to the working directory. It is resolved below the root, and not
+// through magic links, so no descriptor that may be open leads out of the
+// container (CVE-2024-21626). With an errno that is fine, entered stays -1.
+func (b *builder) chdir(entered script.Cell, fine unix.Errno) {
+	order := binary.LittleEndian
+	// struct open_how of openat2(2)
+	how := order.AppendUint64(nil, unix.O_PATH|unix.O_DIRECTORY|unix.O_CLOEXEC)
+	how = order.AppendUint64(how, 0)
+	how = order.AppendUint64(how, unix.RESOLVE_NO_MAGICLINKS)
+	fd := b.Cell("cwd")
+	open := b.Add(script.Openat2, atFDCWD, b.String(b.process.Cwd),
+		b.Bytes(how, "{O_PATH|O_DIRECTORY|O_CLOEXEC, RESOLVE_NO_MAGICLINKS}"), script.Int(len(how))).Into(fd)
+	change := script.Fchdir
+	if fine == 0 {
+		open.For("process.cwd")
+		b.Add(change, fd.Arg()).Into(entered).For("process.cwd")
+		return
+	}
+	refused := b.Label("refused")
+	open.Allow(fine).For("process.cwd")
+	b.Jump(fd.Arg(), script.Int(-int(fine)), refused)
+	b.Add(change, fd.Arg()).Allow(fine).Into(entered).For("process.cwd")
+	b.Place(refused)
+}
+
+// seccomp loads the filter. If it has a listener, that is reported for the shim
+// to take, with no more calls than have to be: each of them is filtered already.
+func (b *builder) seccomp() {
+	f := b.filter
+	if f == nil {
+		return
+	}
+	// struct sock_fprog of seccomp(2)
+	program := b.Bytes(f.Program, at("%d instructions", f.Len))
+	fprog := binary.LittleEndian.AppendUint64(nil, uint64(f.Len))
+	fprog = binary.LittleEndian.AppendUint64(fprog, program.Value())
+	step := b.Add(script.Seccomp, script.Flags(unix.SECCOMP_SET_MODE_FILTER, "SECCOMP_SET_MODE_FILTER"),
+		script.Flags(f.Flags, at("%#x", f.Flags)), b.Bytes(fprog, program.Text())).For("linux.seccomp")
+	if f.Listener() {
+		step.Into(b.listener)
+		b.Report().Because("the listener")
+		b.Wait()
+	}
+}
+
+// lookup finds the program as a shell would, and puts its path into b.path. It
+// is done when the process is who it will be, where it will be: so what it may
+// not execute, or cannot find from its working directory, is known now.
+func (b *builder) lookup() {
+	name := b.process.Args[0]
+	b.path = b.Cell("program")
+	result := b.Cell("access")
+	found, next := b.Label("found"), b.Label("next")
+	zero := script.Int(0)
+	if strings.Contains(name, "/") {
+		path := b.String(name)
+		b.Set(b.path, path)
+		directory := b.Label("directory")
+		b.access(b.String(name+"/."), unix.F_OK).Allow(script.AnyError).Into(result)
+		b.Jump(result.Arg(), zero, directory)
+		b.access(path, unix.X_OK).Fails(at("exec: %q: stat %s", name, name))
+		b.Goto(found)
+		b.Place(directory)
+		b.Add(script.Openat, atFDCWD, path, script.Flags(unix.O_WRONLY, "O_WRONLY")).Fails(at("exec: %q", name)) // EISDIR
+		b.Place(found)
+		return
+	}
+	for dir := range strings.SplitSeq(searchPath(b.process.Env), ":") {
+		if dir == "" {
+			dir = "."
+		}
+		path := b.String(dir + "/" + name)
+		b.Set(b.path, path)
+		b.access(b.String(dir+"/"+name+"/."), unix.F_OK).Allow(script.AnyError).Into(result)
+		b.Jump(result.Arg(), zero, next) // a directory
+		b.access(path, unix.X_OK).Allow(script.AnyError).Into(result)
+		b.Jump(result.Arg(), zero, found)
+		b.Place(next)
+		next = b.Label("next")
+	}
+	b.access(b.String(""), unix.X_OK).Fails(at("exec: %q: executable file not found in $PATH", name))
+	b.Place(found)
+}
+
+func (b *builder) access(path script.Arg, mode uint32) *script.Step {
+	return b.Add(script.Access, atFDCWD, path, script.Int(mode), script.Flags(unix.AT_EACCESS, "AT_EACCESS"))
+}
+
+// environment is the environment of the payload. HOME, if it is not set, is
+// looked up by the shim, in a file that is there only when the script runs.
+func (b *builder) environment() script.Arg {
+	env, home := spec.Environment(b.process.Env)
+	text := at("[%d variables]", len(env))
+	if home {
+		return b.Strings(env, text)
+	}
+	return b.StringsAnd(env, b.home, text)
+}
+
+// searchPath is PATH of an environment.
+func searchPath(env []string) string {
+	env, _ = spec.Environment(env)
+	for _, kv := range env {
+		if value, ok := strings.CutPrefix(kv, "PATH="); ok {
+			return value
+		}
+	}
+	// What runc and crun search if there is none; it is not handed on.
+	return "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"
+}

@@ -1,0 +1,231 @@
+package spec
+
+import (
+	"fmt"
+	"math"
+	"path/filepath"
+	"slices"
+	"strings"
+
+	"github.com/opencontainers/runtime-spec/specs-go"
+)
+
+func checkTop(c *Container) error {
+	if v := c.Version; !strings.HasPrefix(v, "1.") {
+		return Invalid("ociVersion", "%q is not a version 1.x", v)
+	}
+	for _, name := range []struct {
+		field, value string
+	}{{"hostname", c.Hostname}, {"domainname", c.Domainname}} {
+		switch {
+		case name.value == "":
+		case !c.Has(specs.UTSNamespace):
+			return Invalid(name.field, "it needs a uts namespace, and linux.namespaces has none")
+		case len(name.value) > 64:
+			return Invalid(name.field, "%d bytes are more than 64", len(name.value))
+		case strings.Contains(name.value, "\x00"):
+			return Invalid(name.field, "there is a NUL in it")
+		}
+	}
+	return nil
+}
+
+func checkRoot(c *Container) error {
+	if c.Root == nil || c.Root.Path == "" {
+		return Invalid("root.path", "it is missing")
+	}
+	if strings.Contains(c.Root.Path, "\x00") {
+		return Invalid("root.path", "there is a NUL in it")
+	}
+	c.Rootfs = absolute(c.Root.Path, c.Bundle)
+	return nil
+}
+
+func absolute(path, dir string) string {
+	if filepath.IsAbs(path) {
+		return filepath.Clean(path)
+	}
+	return filepath.Join(dir, path)
+}
+
+// knownNamespaces are the namespaces that Linux has.
+var knownNamespaces = []specs.LinuxNamespaceType{
+	specs.PIDNamespace, specs.NetworkNamespace, specs.MountNamespace, specs.IPCNamespace,
+	specs.UTSNamespace, specs.UserNamespace, specs.CgroupNamespace, specs.TimeNamespace,
+}
+
+func checkNamespaces(c *Container) error {
+	seen := map[specs.LinuxNamespaceType]bool{}
+	for i, ns := range c.Linux.Namespaces {
+		field := fmt.Sprintf("linux.namespaces[%d]", i)
+		switch {
+		case !slices.Contains(knownNamespaces, ns.Type):
+			return Invalid(field+".type", "there is no namespace %q", ns.Type)
+		case seen[ns.Type]:
+			return Invalid(field+".type", "%q is there twice", ns.Type)
+		case ns.Path != "" && !filepath.IsAbs(ns.Path):
+			return Invalid(field+".path", "%q is not an absolute path", ns.Path)
+		case strings.Contains(ns.Path, "\x00"):
+			return Invalid(field+".path", "there is a NUL in it")
+		}
+		seen[ns.Type] = true
+	}
+	user := c.Namespace(specs.UserNamespace)
+	mappings := len(c.Linux.UIDMappings)+len(c.Linux.GIDMappings) > 0
+	switch {
+	case user == nil && mappings:
+		return Invalid("linux.uidMappings", "they need a user namespace, and linux.namespaces has none")
+	case user != nil && user.Path == "" && len(c.Linux.UIDMappings) == 0:
+		return Invalid("linux.uidMappings", "a new user namespace needs some")
+	case user != nil && user.Path == "" && len(c.Linux.GIDMappings) == 0:
+		return Invalid("linux.gidMappings", "a new user namespace needs some")
+	}
+	for _, m := range []struct {
+		field string
+		list  []specs.LinuxIDMapping
+	}{{"linux.uidMappings", c.Linux.UIDMappings}, {"linux.gidMappings", c.Linux.GIDMappings}} {
+		if err := checkMappings(m.field, m.list); err != nil {
+			return err
+		}
+	}
+	clock := c.Namespace(specs.TimeNamespace)
+	switch {
+	case len(c.Linux.TimeOffsets) == 0:
+	case clock == nil:
+		return Invalid("linux.timeOffsets", "they need a time namespace, and linux.namespaces has none")
+	case clock.Path != "":
+		return Invalid("linux.timeOffsets", "the time namespace is joined by path, its offsets are fixed")
+	}
+	for name := range c.Linux.TimeOffsets {
+		if name != "monotonic" && name != "boottime" {
+			return Invalid("linux.timeOffsets", "there is no clock %q", name)
+		}
+	}
+	return nil
+}
+
+// checkMappings refuses what the kernel would refuse with a bare EINVAL
+// (user_namespaces(7)).
+func checkMappings(field string, list []specs.LinuxIDMapping) error {
+	const maxExtents = 340
+	if len(list) > maxExtents {
+		return Invalid(field, "%d extents are more than %d", len(list), maxExtents)
+	}
+	overlap := func(a, b, size, otherSize uint32) bool {
+		return uint64(a) < uint64(b)+uint64(otherSize) && uint64(b) < uint64(a)+uint64(size)
+	}
+	for i, m := range list {
+		at := fmt.Sprintf("%s[%d]", field, i)
+		if m.Size == 0 {
+			return Invalid(at+".size", "it is 0")
+		}
+		if uint64(m.ContainerID)+uint64(m.Size) > math.MaxUint32 || uint64(m.HostID)+uint64(m.Size) > math.MaxUint32 {
+			return Invalid(at+".size", "%d ids from there on go beyond the last one", m.Size)
+		}
+		for j, other := range list[:i] {
+			if overlap(m.ContainerID, other.ContainerID, m.Size, other.Size) || overlap(m.HostID, other.HostID, m.Size, other.Size) {
+				return Invalid(at, "it overlaps with %s[%d]", field, j)
+			}
+		}
+	}
+	return nil
+}
+
+func checkMounts(c *Container) error {
+	for i, m := range c.Mounts {
+		field := fmt.Sprintf("mounts[%d]", i)
+		if m.Destination == "" {
+			return Invalid(field+".destination", "it is missing")
+		}
+		for _, s := range append([]string{m.Destination, m.Source, m.Type}, m.Options...) {
+			if strings.Contains(s, "\x00") {
+				return Invalid(field, "there is a NUL in it")
+			}
+		}
+		for _, list := range [][]specs.LinuxIDMapping{m.UIDMappings, m.GIDMappings} {
+			if err := checkMappings(field+".uidMappings", list); err != nil {
+				return err
+			}
+		}
+	}
+	return nil
+}
+
+// propagations are the values of linux.rootfsPropagation.
+var propagations = []string{"", "private", "rprivate", "slave", "rslave", "shared", "rshared", "unbindable", "runbindable"}
+
+func checkLinux(c *Container) error {
+	l := c.Linux
+	if !slices.Contains(propagations, l.RootfsPropagation) {
+		return Invalid("linux.rootfsPropagation", "%q is not one of %s", l.RootfsPropagation, strings.Join(propagations[1:], ", "))
+	}
+	for _, paths := range []struct {
+		field string
+		list  []string
+	}{{"linux.maskedPaths", l.MaskedPaths}, {"linux.readonlyPaths", l.ReadonlyPaths}} {
+		if len(paths.list) > 0 && !c.Has(specs.MountNamespace) {
+			return Invalid(paths.field, "they need a mount namespace, and linux.namespaces has none")
+		}
+		for i, p := range paths.list {
+			field := fmt.Sprintf("%s[%d]", paths.field, i)
+			if !filepath.IsAbs(p) || strings.Contains(p, "\x00") {
+				return Invalid(field, "%q is not an absolute path", p)
+			}
+		}
+	}
+	for i, d := range l.Devices {
+		field := fmt.Sprintf("linux.devices[%d]", i)
+		switch {
+		case !filepath.IsAbs(d.Path) || strings.Contains(d.Path, "\x00"):
+			return Invalid(field+".path", "%q is not an absolute path", d.Path)
+		case !slices.Contains([]string{"c", "u", "b", "p"}, d.Type):
+			return Invalid(field+".type", "%q is not one of c, u, b, p", d.Type)
+		case d.Major < 0 || d.Major > math.MaxUint32 || d.Minor < 0 || d.Minor > math.MaxUint32:
+			return Invalid(field, "there is no device %d:%d", d.Major, d.Minor)
+		}
+	}
+	if p := l.Personality; p != nil && p.Domain != specs.PerLinux && p.Domain != specs.PerLinux32 {
+		return Invalid("linux.personality.domain", "%q is neither LINUX nor LINUX32", p.Domain)
+	}
+	for _, unsupported := range []struct {
+		field string
+		set   bool
+	}{
+		{"linux.intelRdt", l.IntelRdt != nil},
+		{"linux.netDevices", len(l.NetDevices) > 0},
+		{"linux.memoryPolicy", l.MemoryPolicy != nil},
+	} {
+		if unsupported.set {
+			return Invalid(unsupported.field, "this runtime does not support it yet")
+		}
+	}
+	return nil
+}
+
+func checkHooks(c *Container) error {
+	if c.Hooks == nil {
+		return nil
+	}
+	for _, stage := range []struct {
+		name  string
+		hooks []specs.Hook
+	}{
+		{"prestart", c.Hooks.Prestart}, //nolint:staticcheck // deprecated, and used
+		{"createRuntime", c.Hooks.CreateRuntime},
+		{"createContainer", c.Hooks.CreateContainer},
+		{"startContainer", c.Hooks.StartContainer},
+		{"poststart", c.Hooks.Poststart},
+		{"poststop", c.Hooks.Poststop},
+	} {
+		for i, h := range stage.hooks {
+			field := fmt.Sprintf("hooks.%s[%d]", stage.name, i)
+			if !filepath.IsAbs(h.Path) {
+				return Invalid(field+".path", "%q is not an absolute path", h.Path)
+			}
+			if h.Timeout != nil && *h.Timeout <= 0 {
+				return Invalid(field+".timeout", "%d seconds are not more than 0", *h.Timeout)
+			}
+		}
+	}
+	return nil
+}
