@@ -23,6 +23,7 @@ func OpenChild(pid int) (*Process, error) {
 	if err != nil {
 		return nil, fmt.Errorf("pidfd_open(%d): %w", pid, err)
 	}
+	children.Store(pid, struct{}{})
 	return &Process{PID: pid, pidfd: os.NewFile(uintptr(fd), "pidfd")}, nil
 }
 
@@ -45,6 +46,7 @@ func (p *Process) Wait() (unix.WaitStatus, error) {
 			}
 		}
 	})
+	children.Delete(p.PID)
 	if err = errors.Join(err, waited); err != nil {
 		return 0, fmt.Errorf("wait for process %d: %w", p.PID, err)
 	}
@@ -53,18 +55,31 @@ func (p *Process) Wait() (unix.WaitStatus, error) {
 
 // Signal sends a signal; os.ErrProcessDone if the process has ended.
 func (p *Process) Signal(sig unix.Signal) error {
-	err := p.control(func(fd int) error { return unix.PidfdSendSignal(fd, sig, nil, 0) })
+	err := p.Use(func(fd int) error { return unix.PidfdSendSignal(fd, sig, nil, 0) })
 	if errors.Is(err, unix.ESRCH) {
 		return os.ErrProcessDone
 	}
 	return err
 }
 
+// Duplicate returns a descriptor of the pidfd, for a child to inherit.
+func (p *Process) Duplicate() (*os.File, error) {
+	var fd int
+	err := p.Use(func(pidfd int) (err error) {
+		fd, err = unix.FcntlInt(uintptr(pidfd), unix.F_DUPFD_CLOEXEC, 0)
+		return err
+	})
+	if err != nil {
+		return nil, fmt.Errorf("duplicate the pidfd of process %d: %w", p.PID, err)
+	}
+	return os.NewFile(uintptr(fd), "pidfd"), nil
+}
+
 // Descriptor takes a copy of a descriptor of the process (pidfd_getfd(2), Linux
 // 5.6). The copy is close-on-exec.
 func (p *Process) Descriptor(fd int, name string) (*os.File, error) {
 	var got int
-	err := p.control(func(pidfd int) (err error) {
+	err := p.Use(func(pidfd int) (err error) {
 		got, err = unix.PidfdGetfd(pidfd, fd, 0)
 		return err
 	})
@@ -77,8 +92,8 @@ func (p *Process) Descriptor(fd int, name string) (*os.File, error) {
 // Close gives the pidfd back. The process goes on.
 func (p *Process) Close() error { return p.pidfd.Close() }
 
-// control calls f with the pidfd, which stays open meanwhile.
-func (p *Process) control(f func(pidfd int) error) error {
+// Use calls f with the pidfd, which stays open meanwhile.
+func (p *Process) Use(f func(pidfd int) error) error {
 	conn, err := p.pidfd.SyscallConn()
 	if err != nil {
 		return err

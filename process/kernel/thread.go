@@ -2,6 +2,7 @@ package kernel
 
 import (
 	"fmt"
+	"os"
 	"runtime"
 
 	"golang.org/x/sys/unix"
@@ -16,25 +17,33 @@ import (
 // other goroutine gets to run in there. For the process's first thread Go has
 // no such end; main keeps it for itself by locking it at init time.
 func (p *Process) EnterMounts(f func() error) error {
-	return onThread(func() error {
-		// A thread that shares its root with others may not change it.
-		if err := unix.Unshare(unix.CLONE_FS); err != nil {
-			return fmt.Errorf("unshare(CLONE_FS): %w", err)
-		}
-		err := p.control(func(fd int) error { return unix.Setns(fd, unix.CLONE_NEWNS) })
-		if err != nil {
-			return fmt.Errorf("join the mount namespace of process %d: %w", p.PID, err)
-		}
-		return f()
-	})
+	return p.EnterNamespaces(unix.CLONE_NEWNS, f)
 }
 
-// onThread calls f on a thread of its own, which is not used again.
-func onThread(f func() error) error {
+// EnterNamespaces is EnterMounts for several namespaces, bits of CLONE_NEW*.
+// Into a pid namespace only the programs get that f starts; into a user
+// namespace no thread does.
+func (p *Process) EnterNamespaces(flags int, f func() error) error {
 	done := make(chan error, 1)
 	go func() {
 		runtime.LockOSThread()
-		done <- f()
+		err := p.enter(flags)
+		if err == nil {
+			err = f()
+		}
+		done <- err
 	}()
 	return <-done
+}
+
+func (p *Process) enter(flags int) error {
+	// A thread that shares its root with others may not change it.
+	if err := unix.Unshare(unix.CLONE_FS); err != nil {
+		return os.NewSyscallError("unshare", err)
+	}
+	err := p.Use(func(fd int) error { return unix.Setns(fd, flags) })
+	if err != nil {
+		return fmt.Errorf("join namespaces of process %d: %w", p.PID, err)
+	}
+	return nil
 }

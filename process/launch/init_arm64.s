@@ -94,7 +94,7 @@ failed:
 	MOVD R10, 8(R19)
 	MOVD $3, R0
 	MOVD R19, R1
-	MOVD $344, R2
+	MOVD $984, R2
 	MOVD $64, R8
 	SVC
 	MOVD $3, R0

@@ -1,11 +1,13 @@
 package launch
 
 import (
+	"context"
 	"errors"
 	"fmt"
 	"io"
 	"os"
 	"syscall"
+	"time"
 
 	"golang.org/x/sys/unix"
 
@@ -72,12 +74,17 @@ func Start(s *script.Script, stdio [3]int, extra []int) (_ *Init, err error) {
 func (i *Init) PID() int { return i.stage }
 
 // Next waits for the next report of the init and returns it. A step that failed
-// is a *StepError. io.EOF means that the init holds the socket no more: it has
-// become another program, or is dead.
-func (i *Init) Next() ([]byte, error) {
+// is a *StepError, and the init then waits for its end. io.EOF means that the
+// init holds the socket no more: it has become another program, or is dead. An
+// init that was not waited for to the end cannot be waited for again.
+func (i *Init) Next(ctx context.Context) ([]byte, error) {
+	stop := context.AfterFunc(ctx, func() { _ = i.control.SetReadDeadline(time.Unix(1, 0)) })
+	defer stop()
 	report := make([]byte, script.ReportSize+1)
 	n, err := i.control.Read(report)
 	switch {
+	case errors.Is(err, os.ErrDeadlineExceeded):
+		return nil, ctx.Err()
 	case errors.Is(err, io.EOF):
 		return nil, io.EOF
 	case errors.Is(err, unix.ECONNRESET): // it died without having read all we sent
@@ -90,6 +97,9 @@ func (i *Init) Next() ([]byte, error) {
 	report = report[:n]
 	if address, errno, failed := script.Failure(report); failed {
 		step, index := i.script.Step(address)
+		if step == nil {
+			return nil, fmt.Errorf("the init failed at %#x, where there is no step", address)
+		}
 		return report, &StepError{Step: step, Index: index, Err: errno}
 	}
 	return report, nil
@@ -135,8 +145,8 @@ func (i *Init) Process() (*kernel.Process, error) {
 	return p, nil
 }
 
-// Kill ends the init if it was not taken with Process, reaps it, and closes the
-// socket, at the end of which an init that still walks exits.
+// Kill ends the init, if it was not taken with Process, and reaps it, and closes
+// the socket.
 func (i *Init) Kill() error {
 	var err error
 	if i.stage != 0 {
@@ -178,7 +188,10 @@ func writeAll(fd int, b []byte) error {
 func reap(pid int) error {
 	for {
 		_, err := unix.Wait4(pid, nil, 0, nil)
-		if !errors.Is(err, unix.EINTR) {
+		switch {
+		case errors.Is(err, unix.ECHILD): // taken by kernel.ReapOrphans, after seconds
+			return nil
+		case !errors.Is(err, unix.EINTR):
 			return err
 		}
 	}

@@ -18,28 +18,13 @@ import (
 
 // Create is how a container is made.
 type Create struct {
-	Script *script.Script
-	Files  []File
+	Script
 	Mounts *mounts.Plan
-
-	// Clones is how many times the script reports the pid of a clone, in PID,
-	// to go on in it.
-	Clones int
-	PID    script.Cell
-	// Mappings: then the script reports that it is in its new user namespace,
-	// and waits until the shim has written the mappings of ids.
-	Mappings bool
-	// Then it reports the mounts of Mounts.Supers, a descriptor in each cell,
-	// and waits until the root is built. The shim sends the variable HOME with
-	// its NUL, the root, and a terminal if there is one.
+	// Supers are the cells with the descriptors of Mounts.Supers.
 	Supers []script.Cell
-	// Listener: with a seccomp filter that has one, it is reported in the cell,
-	// before the next report, or, with no_new_privs, after it.
-	Listener *script.Cell
-	// Then it reports that it is ready, and waits for Start. When its socket
-	// closes it has become the program.
-
-	Warnings []string // for the log
+	// Context has the descriptor of the file system that is being made: when a
+	// step of that fails, the kernel's explanation can be read there.
+	Context script.Cell
 }
 
 // NewCreate compiles the spec of a container. An error is about a field of the
@@ -51,13 +36,9 @@ func NewCreate(c *spec.Container, id string, filter *seccomp.Filter, host Host, 
 	if err != nil {
 		return nil, fmt.Errorf("%w: %w", spec.ErrInvalid, err)
 	}
-	b := newBuilder(host, options, c.Process)
-	b.filter = filter
+	b := newBuilder(host, options, c.Process, filter)
 	b.userns = c.Has(specs.UserNamespace)
-	p := &Create{Script: b.Script, Mounts: fs, PID: b.pid, Mappings: c.New(specs.UserNamespace)}
-	if filter != nil && filter.Listener() {
-		p.Listener = &b.listener
-	}
+	p := &Create{Mounts: fs, Context: b.context}
 
 	b.enter()
 	b.joinTasks()
@@ -68,15 +49,13 @@ func NewCreate(c *spec.Container, id string, filter *seccomp.Filter, host Host, 
 	})
 	if early {
 		b.clone(0, nil, true, "into the cgroup")
-		p.Clones++
 	}
 	b.joinNamespaces(c)
 	b.makeNamespaces(c, host.CgroupDir && !early)
-	p.Clones++
 	b.closeFrom(script.ScriptFD, "those were for the clone")
 
-	if p.Mappings {
-		b.Report().Because("in the new user namespace")
+	if c.New(specs.UserNamespace) {
+		b.report(Mappings)
 		b.Wait()
 	}
 	if b.userns {
@@ -95,7 +74,7 @@ func NewCreate(c *spec.Container, id string, filter *seccomp.Filter, host Host, 
 	proc := b.supers(fs.Supers, p)
 	b.sysctls(c.Linux.Sysctl, proc)
 	b.names(c)
-	b.Report().Because("superblocks of the container's namespaces")
+	b.report(Supers)
 	root, terminal := b.Receive(b.home, homeSize)
 
 	b.jail(c, root)
@@ -108,11 +87,11 @@ func NewCreate(c *spec.Container, id string, filter *seccomp.Filter, host Host, 
 	b.person(c.Linux)
 	b.credentials()
 	b.lookup()
-	b.Report().Because("ready")
+	b.report(Ready)
 	b.Wait()
 	b.execute()
 
-	p.Files, p.Warnings = b.files, b.warnings
+	p.Script = b.Script
 	return p, nil
 }
 
@@ -133,7 +112,6 @@ func (b *builder) joinNamespaces(c *spec.Container) {
 // namespace among them owns the others. The cgroup namespace's root is the
 // cgroup that the process is in then, in all hierarchies.
 func (b *builder) makeNamespaces(c *spec.Container, cgroup bool) {
-	// Not its files are closed yet, but nothing else comes along.
 	var flags uint64
 	var names []string
 	for _, known := range cloneFlags {
@@ -163,7 +141,7 @@ func (b *builder) propagation(path, kind string) {
 			flags = flag | unix.MS_REC
 		}
 	}
-	b.Add(script.Mount, script.Null, b.String(path), script.Null, script.Flags(flags, kind), script.Null).For("linux.rootfsPropagation")
+	b.Add(script.Mount, script.Null, b.CString(path), script.Null, script.Flags(flags, kind), script.Null).For("linux.rootfsPropagation")
 }
 
 // loopback brings up lo, which a new network namespace has down.
@@ -192,18 +170,18 @@ func (b *builder) supers(list []mounts.Super, p *Create) (proc *script.Cell) {
 }
 
 func (b *builder) super(s mounts.Super) script.Cell {
-	context, mount := b.Cell("context"), b.Cell(s.Type)
+	context, mount := b.context, b.Cell(s.Type)
 	config := func(command uint32, name string, args ...script.Arg) {
 		args = append([]script.Arg{context.Arg(), script.Flags(command, name)}, args...)
 		b.Add(script.Fsconfig, args...).For(s.Field)
 	}
 	zero := script.Int(0)
-	b.Add(script.Fsopen, b.String(s.Type), script.Flags(unix.FSOPEN_CLOEXEC, "FSOPEN_CLOEXEC")).Into(context).For(s.Field)
+	b.Add(script.Fsopen, b.CString(s.Type), script.Flags(unix.FSOPEN_CLOEXEC, "FSOPEN_CLOEXEC")).Into(context).For(s.Field)
 	for _, param := range s.Params {
 		if param.Flag {
-			config(unix.FSCONFIG_SET_FLAG, "FSCONFIG_SET_FLAG", b.String(param.Key), script.Null, zero)
+			config(unix.FSCONFIG_SET_FLAG, "FSCONFIG_SET_FLAG", b.CString(param.Key), script.Null, zero)
 		} else {
-			config(unix.FSCONFIG_SET_STRING, "FSCONFIG_SET_STRING", b.String(param.Key), b.String(param.Value), zero)
+			config(unix.FSCONFIG_SET_STRING, "FSCONFIG_SET_STRING", b.CString(param.Key), b.CString(param.Value), zero)
 		}
 	}
 	config(unix.FSCONFIG_CMD_CREATE, "FSCONFIG_CMD_CREATE", script.Null, script.Null, zero)
@@ -233,7 +211,7 @@ func (b *builder) sysctls(list map[string]string, proc *script.Cell) {
 	fd := b.Cell("fd")
 	for _, key := range slices.Sorted(maps.Keys(list)) {
 		field := at("linux.sysctl[%s]", key)
-		b.Add(script.Openat2, proc.Arg(), b.String("sys/"+spec.SysctlPath(key)), flags, script.Int(len(how))).Into(fd).For(field)
+		b.Add(script.Openat2, proc.Arg(), b.CString("sys/"+spec.SysctlPath(key)), flags, script.Int(len(how))).Into(fd).For(field)
 		b.writeTo(fd.Arg(), list[key]).For(field)
 		b.Add(script.Close, fd.Arg())
 	}
@@ -245,16 +223,16 @@ func (b *builder) sysctls(list map[string]string, proc *script.Cell) {
 // names sets the host's and the domain's name.
 func (b *builder) names(c *spec.Container) {
 	if c.Hostname != "" {
-		b.Add(script.Sethostname, b.String(c.Hostname), script.Int(len(c.Hostname))).For("hostname")
+		b.Add(script.Sethostname, b.CString(c.Hostname), script.Int(len(c.Hostname))).For("hostname")
 	}
 	if c.Domainname != "" {
-		b.Add(script.Setdomainname, b.String(c.Domainname), script.Int(len(c.Domainname))).For("domainname")
+		b.Add(script.Setdomainname, b.CString(c.Domainname), script.Int(len(c.Domainname))).For("domainname")
 	}
 }
 
 // jail makes the root that was built the root of the process.
 func (b *builder) jail(c *spec.Container, root script.Arg) {
-	dot, slash := b.String("."), b.String("/")
+	dot, slash := b.CString("."), b.CString("/")
 	b.Add(script.Fchdir, root).Because("the container's root")
 	switch {
 	case !c.Has(specs.MountNamespace):
@@ -284,7 +262,7 @@ func (b *builder) nulls() {
 	}
 	fd := b.Cell("fd")
 	missing := b.Label("missing")
-	b.Add(script.Openat, atFDCWD, b.String("/dev/null"), script.Flags(unix.O_RDWR|unix.O_CLOEXEC, "O_RDWR|O_CLOEXEC"), script.Int(0)).
+	b.Add(script.Openat, atFDCWD, b.CString("/dev/null"), script.Flags(unix.O_RDWR|unix.O_CLOEXEC, "O_RDWR|O_CLOEXEC"), script.Int(0)).
 		Allow(unix.ENOENT).Into(fd)
 	b.Jump(fd.Arg(), script.Int(-int(unix.ENOENT)), missing)
 	for n, null := range b.options.Null {

@@ -20,7 +20,7 @@ func (b *builder) keyring(id string, first bool) {
 		return
 	}
 	ring := b.Cell("keyring")
-	b.Add(script.Keyctl, script.Flags(unix.KEYCTL_JOIN_SESSION_KEYRING, "KEYCTL_JOIN_SESSION_KEYRING"), b.String("_ses."+id)).
+	b.Add(script.Keyctl, script.Flags(unix.KEYCTL_JOIN_SESSION_KEYRING, "KEYCTL_JOIN_SESSION_KEYRING"), b.CString("_ses."+id)).
 		Allow(unix.ENOSYS).Into(ring).Because("not the shim's")
 	if !first {
 		return
@@ -50,7 +50,7 @@ func (b *builder) person(linux *specs.Linux) {
 		domain := map[specs.LinuxPersonalityDomain]uint64{specs.PerLinux: 0, specs.PerLinux32: 8}[p.Domain]
 		b.Add(script.Personality, script.Flags(domain, string("PER_"+p.Domain))).For("linux.personality")
 		for _, flag := range p.Flags {
-			b.warnings = append(b.warnings, at("linux.personality.flags: %s is ignored", flag))
+			b.Warnings = append(b.Warnings, at("linux.personality.flags: %s is ignored", flag))
 		}
 	}
 }
@@ -77,7 +77,7 @@ func (b *builder) credentials() {
 			available = caps.All()
 		}
 		parsed, warnings := caps.Parse(p.Capabilities, available)
-		b.warnings = append(b.warnings, warnings...)
+		b.Warnings = append(b.Warnings, warnings...)
 		sets = &parsed
 		for c := range caps.Last(available) + 1 {
 			if sets.Bounding&(1<<c) == 0 {
@@ -164,7 +164,7 @@ func (b *builder) chdir(entered script.Cell, fine unix.Errno) {
 	how = order.AppendUint64(how, 0)
 	how = order.AppendUint64(how, unix.RESOLVE_NO_MAGICLINKS)
 	fd := b.Cell("cwd")
-	open := b.Add(script.Openat2, atFDCWD, b.String(b.process.Cwd),
+	open := b.Add(script.Openat2, atFDCWD, b.CString(b.process.Cwd),
 		b.Bytes(how, "{O_PATH|O_DIRECTORY|O_CLOEXEC, RESOLVE_NO_MAGICLINKS}"), script.Int(len(how))).Into(fd)
 	change := script.Fchdir
 	if fine == 0 {
@@ -193,8 +193,8 @@ func (b *builder) seccomp() {
 	step := b.Add(script.Seccomp, script.Flags(unix.SECCOMP_SET_MODE_FILTER, "SECCOMP_SET_MODE_FILTER"),
 		script.Flags(f.Flags, at("%#x", f.Flags)), b.Bytes(fprog, program.Text())).For("linux.seccomp")
 	if f.Listener() {
-		step.Into(b.listener)
-		b.Report().Because("the listener")
+		step.Into(b.Listener)
+		b.report(Listener)
 		b.Wait()
 	}
 }
@@ -204,15 +204,18 @@ func (b *builder) seccomp() {
 // not execute, or cannot find from its working directory, is known now.
 func (b *builder) lookup() {
 	name := b.process.Args[0]
+	if b.options.Program != "" {
+		name = b.options.Program
+	}
 	b.path = b.Cell("program")
 	result := b.Cell("access")
 	found, next := b.Label("found"), b.Label("next")
 	zero := script.Int(0)
 	if strings.Contains(name, "/") {
-		path := b.String(name)
+		path := b.CString(name)
 		b.Set(b.path, path)
 		directory := b.Label("directory")
-		b.access(b.String(name+"/."), unix.F_OK).Allow(script.AnyError).Into(result)
+		b.access(b.CString(name+"/."), unix.F_OK).Allow(script.AnyError).Into(result)
 		b.Jump(result.Arg(), zero, directory)
 		b.access(path, unix.X_OK).Fails(at("exec: %q: stat %s", name, name))
 		b.Goto(found)
@@ -225,16 +228,16 @@ func (b *builder) lookup() {
 		if dir == "" {
 			dir = "."
 		}
-		path := b.String(dir + "/" + name)
+		path := b.CString(dir + "/" + name)
 		b.Set(b.path, path)
-		b.access(b.String(dir+"/"+name+"/."), unix.F_OK).Allow(script.AnyError).Into(result)
+		b.access(b.CString(dir+"/"+name+"/."), unix.F_OK).Allow(script.AnyError).Into(result)
 		b.Jump(result.Arg(), zero, next) // a directory
 		b.access(path, unix.X_OK).Allow(script.AnyError).Into(result)
 		b.Jump(result.Arg(), zero, found)
 		b.Place(next)
 		next = b.Label("next")
 	}
-	b.access(b.String(""), unix.X_OK).Fails(at("exec: %q: executable file not found in $PATH", name))
+	b.access(b.CString(""), unix.X_OK).Fails(at("exec: %q: executable file not found in $PATH", name))
 	b.Place(found)
 }
 

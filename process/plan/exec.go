@@ -9,36 +9,12 @@ import (
 	"github.com/myshim/myshim/process/spec"
 )
 
-// Exec is how a process enters a running container.
-type Exec struct {
-	Script *script.Script
-	Files  []File
-
-	// The script waits for the shim at once, which sends the variable HOME with
-	// its NUL, and a terminal if there is one.
-
-	// Clones is how many times the script reports the pid of a clone, in PID,
-	// to go on in it.
-	Clones int
-	PID    script.Cell
-	// Listener: with a seccomp filter that has one, it is reported in the cell:
-	// before the last clone, or, with no_new_privs, after it.
-	Listener *script.Cell
-	// When its socket closes it has become the program.
-
-	Warnings []string // for the log
-}
-
-// NewExec compiles a process that enters the container. What it is to have of
-// the container's own process, and is not in its spec, is taken from there.
-func NewExec(c *spec.Container, id string, process *specs.Process, filter *seccomp.Filter, host Host, options Options) *Exec {
-	b := newBuilder(host, options, process)
-	b.filter = filter
+// NewExec compiles a process that enters a running container. Its script first
+// of all waits for the variable HOME, with its NUL, and the terminal if there is
+// one.
+func NewExec(c *spec.Container, id string, process *specs.Process, filter *seccomp.Filter, host Host, options Options) *Script {
+	b := newBuilder(host, options, process, filter)
 	b.userns = c.Has(specs.UserNamespace)
-	p := &Exec{Script: b.Script, PID: b.pid}
-	if filter != nil && filter.Listener() {
-		p.Listener = &b.listener
-	}
 
 	b.enter()
 	terminal, _ := b.Receive(b.home, homeSize)
@@ -47,7 +23,6 @@ func NewExec(c *spec.Container, id string, process *specs.Process, filter *secco
 		// Before anything of the container is entered: as its user, or out of
 		// its cgroup namespace, that would not be allowed.
 		b.clone(0, nil, true, "into the cgroup")
-		p.Clones++
 	}
 	b.enterContainer(c)
 	if b.userns {
@@ -67,18 +42,13 @@ func NewExec(c *spec.Container, id string, process *specs.Process, filter *secco
 		// seccomp filters refuse, as they cannot look into its argument.
 		child := b.Label("child")
 		zero := script.Int(0)
-		b.Add(script.Clone, script.Flags(unix.CLONE_PARENT, "CLONE_PARENT"), zero, zero, zero, zero).Into(b.pid)
-		b.Jump(b.pid.Arg(), zero, child)
-		b.Report().Because("pid of the child")
-		b.Add(script.Exit, zero)
-		b.Place(child)
-		p.Clones++
+		b.Add(script.Clone, script.Flags(unix.CLONE_PARENT, "CLONE_PARENT"), zero, zero, zero, zero).Into(b.PID)
+		b.inParent(child)
 	}
 	b.session()
 	b.execute()
 
-	p.Files, p.Warnings = b.files, b.warnings
-	return p
+	return &b.Script
 }
 
 // enterContainer joins all namespaces of the container at once, those of its
@@ -100,6 +70,6 @@ func (b *builder) enterContainer(c *spec.Container) {
 	// chroot that keeps the container in there.
 	if !c.Has(specs.MountNamespace) {
 		b.Add(script.Fchdir, b.file(File{Kind: RootDir}))
-		b.Add(script.Chroot, b.String("."))
+		b.Add(script.Chroot, b.CString("."))
 	}
 }

@@ -24,6 +24,42 @@ type Host struct {
 	Cgroup []mounts.Hierarchy
 }
 
+// Report is what a script tells the shim, and waits for an answer to.
+type Report int
+
+const (
+	// Cloned: its pid is in PID, and the process before has ended. No answer.
+	Cloned Report = iota
+	// Mappings: the process is in a new user namespace, and needs its ids.
+	Mappings
+	// Supers: the superblocks of the container's namespaces are made. The
+	// answer is the variable HOME, with its NUL, the root, and the terminal if
+	// there is one.
+	Supers
+	// Listener: the seccomp filter is loaded, the descriptor of its listener is
+	// in Listener.
+	Listener
+	// Ready: everything is done but to execute the program. The answer is Start.
+	Ready
+)
+
+func (r Report) String() string {
+	return [...]string{"pid of the child", "ids of the user namespace are needed", "superblocks of the container's namespaces", "the filter's listener", "ready"}[r]
+}
+
+// Script is a script with what has to be known to run it. When its socket closes
+// after the last report, the process has become the program.
+type Script struct {
+	*script.Script
+	Files   []File   // descriptors that it starts with, from script.FirstFD on
+	Reports []Report // in order
+
+	PID      script.Cell // see Cloned
+	Listener script.Cell // see Listener
+
+	Warnings []string // for the log
+}
+
 // Options are what a caller of the runtime asks for beside the spec.
 type Options struct {
 	NoPivotRoot  bool // the root is moved over the old one, see pivot_root(2), "NOTES"
@@ -33,6 +69,8 @@ type Options struct {
 	// Null says which of the descriptors 0, 1 and 2 are the host's /dev/null;
 	// the container's takes its place.
 	Null [3]bool
+	// Program is executed, if that is not the first argument of the process.
+	Program string
 }
 
 // File is a descriptor that a script is started with, from script.FirstFD on.
@@ -72,38 +110,59 @@ var cloneFlags = []struct {
 	{specs.UserNamespace, unix.CLONE_NEWUSER, "CLONE_NEWUSER"},
 }
 
+// CloneFlag is a kind of namespace in the bits of clone(2).
+func CloneFlag(kind specs.LinuxNamespaceType) uint64 {
+	for _, known := range cloneFlags {
+		if known.kind == kind {
+			return known.flag
+		}
+	}
+	return 0
+}
+
+// Namespaces are the kinds of namespaces that there are.
+func Namespaces() []specs.LinuxNamespaceType {
+	kinds := make([]specs.LinuxNamespaceType, len(cloneFlags))
+	for i, known := range cloneFlags {
+		kinds[i] = known.kind
+	}
+	return kinds
+}
+
 // homeSize is how much room there is for "HOME=...", with the NUL.
 const homeSize = 5 + unix.PathMax
 
 // builder writes a script.
 type builder struct {
-	*script.Script
+	Script
 	host    Host
 	options Options
 	process *specs.Process
 	filter  *seccomp.Filter
 	userns  bool // the process is in a user namespace of its own
 
-	files    []File
-	warnings []string
-
-	pid      script.Cell // of the last clone
-	listener script.Cell // of the seccomp filter, if it has one
-	path     script.Cell // of the program, once it is found
-	home     script.Arg  // "HOME=...", if the environment has none
+	context script.Cell // of the file system that is being made
+	path    script.Cell // of the program, once it is found
+	home    script.Arg  // "HOME=...", if the environment has none
 }
 
-func newBuilder(host Host, options Options, process *specs.Process) *builder {
-	b := &builder{Script: script.New(), host: host, options: options, process: process}
-	b.pid, b.listener = b.Cell("pid"), b.Cell("listener")
+func newBuilder(host Host, options Options, process *specs.Process, filter *seccomp.Filter) *builder {
+	b := &builder{Script: Script{Script: script.New()}, host: host, options: options, process: process, filter: filter}
+	b.PID, b.Listener, b.context = b.Cell("pid"), b.Cell("listener"), b.Cell("context")
 	b.home = b.Bytes(make([]byte, homeSize), "HOME")
 	return b
 }
 
+// report tells the shim something.
+func (b *builder) report(r Report) {
+	b.Reports = append(b.Reports, r)
+	b.Report().Because(r.String())
+}
+
 // file asks for a descriptor, and returns its number.
 func (b *builder) file(f File) script.Arg {
-	b.files = append(b.files, f)
-	return script.Int(script.FirstFD + len(b.files) - 1)
+	b.Files = append(b.Files, f)
+	return script.Int(script.FirstFD + len(b.Files) - 1)
 }
 
 func at(format string, args ...any) string { return fmt.Sprintf(format, args...) }

@@ -54,12 +54,12 @@ func TestGolden(t *testing.T) {
 			if err != nil {
 				t.Fatal(err)
 			}
-			if _, err := create.Script.Encode(); err != nil {
+			if _, err := create.Encode(); err != nil {
 				t.Error(err)
 			}
 			golden(t, name+".create.golden", create.String())
 			exec := NewExec(c, "id", c.Process, filter, h, options)
-			if _, err := exec.Script.Encode(); err != nil {
+			if _, err := exec.Encode(); err != nil {
 				t.Error(err)
 			}
 			golden(t, name+".exec.golden", exec.String())

@@ -10,31 +10,19 @@ import (
 // String is the plan as the command plan prints it: what the shim does, and what
 // the container's init does, line by line.
 func (p *Create) String() string {
-	var b strings.Builder
-	for i, f := range p.Files {
-		fmt.Fprintf(&b, "descriptor %d  %s\n", script.FirstFD+i, f)
-	}
-	b.WriteString("\nmounts, in the container's mount namespace:\n")
-	fmt.Fprintf(&b, "%s", p.Mounts)
-	b.WriteString("\nscript of the init:\n")
-	writeSteps(&b, p.Script)
-	return b.String()
+	return fmt.Sprintf("mounts, in the container's mount namespace:\n%s\n%s", p.Mounts, &p.Script)
 }
 
-func writeSteps(b *strings.Builder, s *script.Script) {
+// String is the script, line by line.
+func (s *Script) String() string {
+	var b strings.Builder
+	b.WriteString("script:\n")
+	for i, f := range s.Files {
+		fmt.Fprintf(&b, "descriptor %d  %s\n", script.FirstFD+i, f)
+	}
 	for i, step := range s.Steps() {
-		fmt.Fprintf(b, "%3d  %s\n", i, step)
+		fmt.Fprintf(&b, "%3d  %s\n", i, step)
 	}
-}
-
-// String is the plan of the exec, line by line.
-func (p *Exec) String() string {
-	var b strings.Builder
-	for i, f := range p.Files {
-		fmt.Fprintf(&b, "descriptor %d  %s\n", script.FirstFD+i, f)
-	}
-	b.WriteString("\nscript:\n")
-	writeSteps(&b, p.Script)
 	return b.String()
 }
 

@@ -42,13 +42,13 @@ func (b *builder) closeFrom(fd int, why string) {
 // write writes to a file that exists.
 func (b *builder) write(path, text, field string) {
 	fd := b.Cell("fd")
-	b.Add(script.Openat, atFDCWD, b.String(path), script.Flags(unix.O_WRONLY|unix.O_CLOEXEC, "O_WRONLY|O_CLOEXEC")).Into(fd).For(field)
+	b.Add(script.Openat, atFDCWD, b.CString(path), script.Flags(unix.O_WRONLY|unix.O_CLOEXEC, "O_WRONLY|O_CLOEXEC")).Into(fd).For(field)
 	b.writeTo(fd.Arg(), text).For(field)
 	b.Add(script.Close, fd.Arg())
 }
 
 func (b *builder) writeTo(fd script.Arg, text string) *script.Step {
-	return b.Add(script.Write, fd, b.String(text), script.Int(len(text)))
+	return b.Add(script.Write, fd, b.CString(text), script.Int(len(text)))
 }
 
 // label sets what a security module makes of the process when it executes the
@@ -81,9 +81,14 @@ func (b *builder) clone(flags uint64, names []string, cgroup bool, because strin
 	}
 	binary.LittleEndian.PutUint64(args, flags)
 	child := b.Label("child")
-	b.Add(script.Clone3, b.Bytes(args, "{"+strings.Join(names, "|")+"}"), script.Int(len(args))).Into(b.pid).Because(because)
-	b.Jump(b.pid.Arg(), script.Int(0), child)
-	b.Report().Because("pid of the child")
+	b.Add(script.Clone3, b.Bytes(args, "{"+strings.Join(names, "|")+"}"), script.Int(len(args))).Into(b.PID).Because(because)
+	b.inParent(child)
+}
+
+// inParent is the rest of a process that has cloned.
+func (b *builder) inParent(child *script.Label) {
+	b.Jump(b.PID.Arg(), script.Int(0), child)
+	b.report(Cloned)
 	b.Add(script.Exit, script.Int(0))
 	b.Place(child)
 }

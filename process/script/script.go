@@ -25,7 +25,7 @@ const (
 
 const (
 	headerSize = 24
-	cells      = 40
+	cells      = 120
 	dataStart  = headerSize + 8*cells
 	stepSize   = 64
 
@@ -168,9 +168,6 @@ func (s *Step) String() string {
 
 // Cell makes a new cell, which holds 0 until a step stores its result there.
 func (s *Script) Cell(name string) Cell {
-	if len(s.cells) == cells {
-		panic("script: too many cells")
-	}
 	s.cells = append(s.cells, name)
 	return Cell{index: len(s.cells) - 1, name: name}
 }
@@ -279,9 +276,9 @@ func (s *Script) Bytes(b []byte, text string) Arg {
 	return a
 }
 
-// String puts a C string into the data. The caller has made sure that there is
+// CString puts a C string into the data. The caller has made sure that there is
 // no NUL in it.
-func (s *Script) String(v string) Arg {
+func (s *Script) CString(v string) Arg {
 	a := Arg{value: Base + dataStart + uint64(len(s.data)), text: fmt.Sprintf("%q", v)}
 	s.data = append(append(s.data, v...), 0)
 	return a
@@ -296,7 +293,7 @@ func (s *Script) Strings(list []string, text string) Arg { return s.StringsAnd(l
 func (s *Script) StringsAnd(list []string, last Arg, text string) Arg {
 	array := make([]byte, 0, 8*(len(list)+2))
 	for _, v := range list {
-		array = binary.LittleEndian.AppendUint64(array, s.String(v).value)
+		array = binary.LittleEndian.AppendUint64(array, s.CString(v).value)
 	}
 	array = binary.LittleEndian.AppendUint64(array, last.value)
 	array = binary.LittleEndian.AppendUint64(array, 0)
@@ -332,6 +329,9 @@ func (s *Script) stepsAt() uint64 {
 
 // Encode returns the image of the script.
 func (s *Script) Encode() ([]byte, error) {
+	if len(s.cells) > cells {
+		return nil, fmt.Errorf("the script has %d results, more than %d: too many mounts", len(s.cells), cells)
+	}
 	size := s.stepsAt() - Base + uint64(len(s.steps))*stepSize
 	if size > Size {
 		return nil, fmt.Errorf("the arguments and the environment are %d MiB, more than %d", size>>20, Size>>20)
@@ -368,3 +368,6 @@ func Failure(report []byte) (address uint64, errno unix.Errno, ok bool) {
 	address = binary.LittleEndian.Uint64(report)
 	return address, unix.Errno(binary.LittleEndian.Uint64(report[8:])), address != 0
 }
+
+// Calls says whether the step is this system call.
+func (s *Step) Calls(c Call) bool { return s.call == c }

@@ -1,0 +1,51 @@
+// Command containerd-shim-myshim-v1 is a shim of containerd, runtime name
+// io.containerd.myshim.v1, which is itself the OCI runtime.
+package main
+
+import (
+	"context"
+	"encoding/json"
+	"runtime"
+
+	"github.com/containerd/ttrpc"
+
+	"github.com/myshim/myshim/process"
+	"github.com/myshim/myshim/process/kernel"
+	"github.com/myshim/myshim/shim"
+	"github.com/myshim/myshim/task"
+)
+
+// Set by the Makefile.
+var (
+	version  = "0.1.0"
+	revision = "unknown"
+)
+
+func init() {
+	// The first thread is main's for ever. Threads that enter a container's
+	// namespaces die after that; for this one Go could not do it.
+	runtime.LockOSThread()
+}
+
+func main() {
+	shim.Main(shim.Runtime{
+		Name:     "io.containerd.myshim.v1",
+		Version:  version,
+		Revision: revision,
+		Features: func() ([]byte, error) { return json.Marshal(process.Features()) },
+		Serve:    serve,
+		Cleanup:  cleanup,
+	})
+}
+
+func serve(ctx context.Context, d shim.Daemon, server *ttrpc.Server) (release func(id string) (left int), err error) {
+	s := task.New(d.ID, d.Namespace, d.Publish, d.Shutdown)
+	s.Register(server)
+	go kernel.ReapOrphans(ctx)
+	return s.Release, nil
+}
+
+func cleanup(ctx context.Context, c shim.Cleanup) (shim.Exit, error) {
+	pid, exit, err := process.Cleanup(ctx, c.Bundle)
+	return shim.Exit{PID: pid, Status: uint32(exit.Code), At: exit.At}, err
+}

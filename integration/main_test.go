@@ -1,0 +1,251 @@
+// Package integration answers: does the built shim do what containerd and its
+// users expect? Every test runs under myshim and under containerd's own shim
+// with runc, on which it has to pass first.
+//
+//	go run ./tools/build && go test .                  # both, whatever is built
+//	MYSHIM_RUNTIME=runc go test -run TestLifeCycle .   # only the yardstick
+//	go test -long .                                    # with the full counts of the endurance tests
+package integration
+
+import (
+	"context"
+	"flag"
+	"fmt"
+	"os"
+	"path/filepath"
+	"slices"
+	"strings"
+	"sync"
+	"sync/atomic"
+	"testing"
+	"time"
+
+	"github.com/containerd/containerd/v2/client"
+	"github.com/containerd/errdefs"
+	"github.com/myshim/myshim/integration/harness"
+)
+
+var long = flag.Bool("long", false, "the endurance tests' full counts")
+
+func TestMain(m *testing.M) {
+	flag.Parse()
+	if os.Geteuid() != 0 {
+		fmt.Println("\n*** integration tests SKIPPED: they start containers and need root ***")
+		os.Exit(0)
+	}
+	os.Exit(harness.Main(func() int {
+		code := m.Run()
+		if err := shared.close(); err != nil {
+			fmt.Println("close:", err)
+			code = 1
+		}
+		return code
+	}))
+}
+
+// Shared by all tests of a run, made by the first that asks.
+var shared resources
+
+type resources struct {
+	daemonOnce sync.Once
+	daemon     *harness.Daemon
+	daemonErr  error
+
+	rootOnce sync.Once
+	root     string
+	rootErr  error
+}
+
+func (r *resources) containerd() (*harness.Daemon, error) {
+	r.daemonOnce.Do(func() { r.daemon, r.daemonErr = newDaemon("c") })
+	return r.daemon, r.daemonErr
+}
+
+// NewDaemon has the base image.
+func newDaemon(name string) (*harness.Daemon, error) {
+	ctx, cancel := context.WithTimeout(context.Background(), time.Minute)
+	defer cancel()
+	d, err := harness.StartDaemon(ctx, name, "debug")
+	if err != nil {
+		return nil, err
+	}
+	base, err := harness.Base()
+	if err != nil {
+		return nil, err
+	}
+	_, err = harness.ImportImage(d.Context(ctx), d.Client, baseImage, base)
+	return d, err
+}
+
+// BaseRoot is the base tree as a directory, for tests that do without containerd.
+func (r *resources) baseRoot() (string, error) {
+	r.rootOnce.Do(func() {
+		var base harness.Tree
+		if base, r.rootErr = harness.Base(); r.rootErr != nil {
+			return
+		}
+		r.root = filepath.Join(harness.Dir, "base")
+		if r.rootErr = os.Mkdir(r.root, 0o755); r.rootErr == nil {
+			r.rootErr = base.Write(r.root)
+		}
+	})
+	return r.root, r.rootErr
+}
+
+func (r *resources) close() error {
+	if r.daemon == nil {
+		return nil
+	}
+	return r.daemon.Stop()
+}
+
+const baseImage = "test/base:latest"
+
+// PerTest bounds every test; a healthy one takes a few seconds. Virtual
+// machines without hardware support are several times slower.
+const perTest = 3 * time.Minute
+
+// Env is what a test has: one runtime, and a containerd or a peer.
+type env struct {
+	*testing.T
+	ctx     context.Context // bounded, in containerd's namespace
+	runtime harness.Runtime
+	daemon  *harness.Daemon
+	image   client.Image
+	excuses []string // of the oracle only: parts of the names of what it leaves behind
+}
+
+// Each runs test as a subtest for every runtime, under the shared containerd.
+// Nothing may be left after it.
+func each(t *testing.T, test func(e *env)) {
+	t.Helper()
+	forRuntimes(t, func(t *testing.T, r harness.Runtime) {
+		d, err := shared.containerd()
+		if err != nil {
+			t.Fatal(err)
+		}
+		runOn(t, r, d, test)
+	})
+}
+
+func forRuntimes(t *testing.T, test func(t *testing.T, r harness.Runtime)) {
+	t.Helper()
+	runtimes, err := harness.Runtimes()
+	if err != nil {
+		t.Fatal(err)
+	}
+	for _, r := range runtimes {
+		t.Run(r.Name, func(t *testing.T) {
+			if r.Missing != "" {
+				t.Skipf("*** %s NOT TESTED: %s ***", r.Name, r.Missing)
+			}
+			test(t, r)
+		})
+	}
+}
+
+func runOn(t *testing.T, r harness.Runtime, d *harness.Daemon, test func(e *env)) {
+	t.Helper()
+	e := newEnv(t, r, d.Watched()...)
+	e.daemon = d
+	e.ctx = d.Context(e.ctx)
+	mark := d.Mark()
+	t.Cleanup(func() {
+		if t.Failed() {
+			t.Logf("containerd's log:\n%s", d.Tail(mark))
+		}
+	})
+	var err error
+	if e.image, err = d.Client.GetImage(e.ctx, baseImage); err != nil {
+		t.Fatal(err)
+	}
+	test(e)
+}
+
+// NewEnv checks for leaks after everything that the test cleans up.
+func newEnv(t *testing.T, r harness.Runtime, watch ...string) *env {
+	t.Helper()
+	e := &env{T: t, runtime: r}
+	before := harness.Look(watch...)
+	t.Cleanup(func() {
+		if leaks := before.Leaks(15*time.Second, e.excused); len(leaks) > 0 {
+			t.Errorf("left behind:\n\t%s", strings.Join(leaks, "\n\t"))
+		}
+	})
+	var cancel context.CancelFunc
+	e.ctx, cancel = context.WithTimeout(context.Background(), perTest)
+	t.Cleanup(cancel)
+	return e
+}
+
+// OwnDaemon runs test for every runtime under a containerd of its own, which
+// it may kill.
+func ownDaemon(t *testing.T, test func(e *env)) {
+	t.Helper()
+	forRuntimes(t, func(t *testing.T, r harness.Runtime) {
+		d, err := newDaemon(fmt.Sprint("d", serial.Add(1)))
+		if err != nil {
+			t.Fatal(err)
+		}
+		t.Cleanup(func() {
+			if err := d.Stop(); err != nil {
+				t.Error(err)
+			}
+		})
+		t.Run("own containerd", func(t *testing.T) { runOn(t, r, d, test) }) // ends, with its check for leaks, before the daemon does
+	})
+}
+
+var serial atomic.Int64
+
+// ID is new, and starts with the run's Tag.
+func newID() string { return fmt.Sprintf("%s-%d", harness.Tag, serial.Add(1)) }
+
+// Must ends the test on an error.
+func (e *env) must(err error) {
+	e.Helper()
+	if err != nil {
+		e.Fatal(err)
+	}
+}
+
+// Oracle tells that the runtime is the one to compare with.
+func (e *env) oracle() bool { return e.runtime.Name == harness.Oracle }
+
+// Weakness skips what containerd's own shim does badly; reasons are the rows of
+// the project's list of its weaknesses.
+func (e *env) weakness(why string) {
+	e.Helper()
+	if e.oracle() {
+		e.Skip("containerd-shim-runc-v2 cannot pass: " + why)
+	}
+}
+
+// OracleLeaves excuses the runc shim, and nobody else, for what it leaves.
+func (e *env) oracleLeaves(part, why string) {
+	if e.oracle() {
+		e.Logf("may leave %s behind: %s", part, why)
+		e.excuses = append(e.excuses, part)
+	}
+}
+
+func (e *env) excused(leak string) bool {
+	return slices.ContainsFunc(e.excuses, func(part string) bool { return strings.Contains(leak, part) })
+}
+
+// WrongState checks the error of a call that the state forbids. The runc shim
+// answers with plain errors, which arrive with the code Unknown.
+func (e *env) wrongState(what string, err error) {
+	e.Helper()
+	if err == nil || !errdefs.IsFailedPrecondition(err) && !e.oracle() {
+		e.Errorf("%s: %v, want a failed precondition", what, err)
+	}
+}
+
+// Count is of iterations: n in every run, full with -long.
+func count(n, full int) int {
+	if *long {
+		return full
+	}
+	return n
+}

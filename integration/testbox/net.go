@@ -1,0 +1,60 @@
+package main
+
+import (
+	"fmt"
+	"io"
+	"net"
+)
+
+var netApplets = []applet{
+	{"listen", "NETWORK ADDRESS: answer one connection with what it says", listen},
+	{"dial", "NETWORK ADDRESS WORD: say it, print the answer", dial},
+}
+
+func listen(args []string) int {
+	l, err := net.Listen(args[0], args[1])
+	if err != nil {
+		return check(err)
+	}
+	defer l.Close()
+	fmt.Println("listening", l.Addr())
+	conn, err := l.Accept()
+	if err != nil {
+		return check(err)
+	}
+	defer conn.Close()
+	_, err = io.Copy(conn, conn)
+	return check(err)
+}
+
+func dial(args []string) int {
+	conn, err := net.Dial(args[0], args[1])
+	if err != nil {
+		fmt.Println(outcome(err))
+		return 0
+	}
+	defer conn.Close()
+	if _, err := io.WriteString(conn, args[2]); err != nil {
+		return check(err)
+	}
+	if half, ok := conn.(interface{ CloseWrite() error }); ok {
+		if err := half.CloseWrite(); err != nil {
+			return check(err)
+		}
+	}
+	answer, err := io.ReadAll(conn)
+	fmt.Println(string(answer))
+	return check(err)
+}
+
+func interfaces() any {
+	found := map[string]string{}
+	all, err := net.Interfaces()
+	if err != nil {
+		return outcome(err)
+	}
+	for _, i := range all {
+		found[i.Name] = i.Flags.String()
+	}
+	return found
+}

@@ -1,0 +1,292 @@
+package process
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"os"
+	"path/filepath"
+
+	"github.com/containerd/log"
+	"github.com/opencontainers/runtime-spec/specs-go"
+	"golang.org/x/sys/unix"
+
+	"github.com/myshim/myshim/mounts"
+	"github.com/myshim/myshim/process/cgroup"
+	"github.com/myshim/myshim/process/kernel"
+	"github.com/myshim/myshim/process/launch"
+	"github.com/myshim/myshim/process/plan"
+	"github.com/myshim/myshim/process/script"
+	"github.com/myshim/myshim/process/seccomp"
+	"github.com/myshim/myshim/process/spec"
+	"github.com/myshim/myshim/process/stdio"
+)
+
+// filters are the seccomp filters compiled so far: the containers of a pod, and
+// their execs, share a few.
+var filters seccomp.Cache
+
+// Create makes a container. Its init waits for Start when Create returns, as the
+// process's user, in the container's namespaces and file system. A container
+// that could not be made leaves nothing behind.
+func Create(ctx context.Context, config Config) (_ *Container, err error) {
+	c, location, p, err := compile(config)
+	if err != nil {
+		return nil, err
+	}
+	var undo undo
+	defer undo.run(&err)
+
+	c.record = &record{ID: c.ID, Namespace: c.Namespace, Daemon: c.Daemon, Cgroup: location, path: recordPath(c.Bundle)}
+	undo.add(c.record.remove)
+	if err := c.record.write(); err != nil {
+		return nil, err
+	}
+	streams, err := stdio.Open(ctx, c.streamRequest(c.Init))
+	if err != nil {
+		return nil, err
+	}
+	undo.add(streams.Close)
+	if err := c.Init.attach(streams); err != nil {
+		return nil, err
+	}
+	if c.group, err = cgroup.Create(location, c.spec.Linux.Resources); err != nil {
+		return nil, err
+	}
+	undo.add(func() error { return c.group.Delete(context.WithoutCancel(ctx)) })
+
+	// After a failure the hooks that undo what others did run too; they come
+	// last, as at a deletion.
+	undo.add(func() error { return c.runHooks(context.WithoutCancel(ctx), poststop, specs.StateStopped) })
+
+	join, err := c.group.Join()
+	if err != nil {
+		return nil, err
+	}
+	defer join.Close()
+	if c.start, err = c.launch(&p.Script, streams.Files(), join, nil, nil); err != nil {
+		return nil, err
+	}
+	undo.add(c.start.Kill)
+	m := &making{Container: c, plan: p}
+	undo.add(m.kill)
+	c.start.answer = func(r plan.Report) error { return m.answer(ctx, r) }
+	for kind := plan.Report(-1); kind != plan.Ready; {
+		if kind, err = c.start.walk(ctx); err != nil {
+			return nil, m.explain(err)
+		}
+	}
+	streams.Started()
+	for _, w := range p.Warnings {
+		log.G(ctx).Warnf("container %s: %s", c.ID, w)
+	}
+	if err := c.record.made(m.init.PID); err != nil {
+		return nil, err
+	}
+	if err := c.group.WatchOOM(func(kills uint64) {
+		for range kills {
+			c.emit(OutOfMemory, c.Init)
+		}
+	}); err != nil {
+		return nil, err
+	}
+	undo.keep()
+	c.root = m.root
+	c.emit(ContainerCreated, c.Init)
+	go c.Init.watch(m.init)
+	return c, nil
+}
+
+// compile reads and checks the bundle, and makes the plan. Nothing is touched.
+func compile(config Config) (*Container, cgroup.Location, *plan.Create, error) {
+	fail := func(err error) (*Container, cgroup.Location, *plan.Create, error) {
+		return nil, cgroup.Location{}, nil, err
+	}
+	s, err := spec.Load(config.Bundle)
+	if err != nil {
+		return fail(err)
+	}
+	s.Process.Terminal = config.Stdio.Terminal
+	c := &Container{Config: config, spec: s, pause: Running, execs: map[string]*Process{}}
+	c.Init = &Process{Container: c, Stdio: config.Stdio, spec: s.Process, exited: make(chan struct{})}
+	c.alive, c.die = context.WithCancel(context.Background())
+	if c.filter, err = filters.Compile(s.Linux.Seccomp); err != nil {
+		return fail(fmt.Errorf("%w: %w", spec.ErrInvalid, err))
+	}
+	location, err := cgroup.Resolve(s.Linux.CgroupsPath, c.ID, c.SystemdCgroup)
+	if errors.Is(err, cgroup.ErrInvalid) {
+		err = fmt.Errorf("%w: %w", spec.ErrInvalid, err)
+	}
+	if err != nil {
+		return fail(err)
+	}
+	host, err := hostOf(location)
+	if err != nil {
+		return fail(err)
+	}
+	p, err := plan.NewCreate(s, c.ID, c.filter, host, plan.Options{
+		NoPivotRoot: c.NoPivotRoot, NoNewKeyring: c.NoNewKeyring,
+		RootMounts: c.RootMounts, Null: config.Stdio.Null(),
+	})
+	return c, location, p, err
+}
+
+// making is a container while it is made.
+type making struct {
+	*Container
+	plan *plan.Create
+	init *kernel.Process // nil until the last clone
+	root *os.File        // nil until it is built
+}
+
+func (m *making) kill() error {
+	var err error
+	if m.init != nil {
+		if err = m.init.Signal(unix.SIGKILL); errors.Is(err, os.ErrProcessDone) {
+			err = nil
+		}
+		_, waited := m.init.Wait()
+		err = errors.Join(err, waited, m.init.Close())
+	}
+	if m.root != nil {
+		err = errors.Join(err, m.root.Close())
+	}
+	return err
+}
+
+// answer does what the script waits for.
+func (m *making) answer(ctx context.Context, r plan.Report) error {
+	switch r {
+	case plan.Mappings:
+		if err := m.writeMappings(m.start.PID()); err != nil {
+			return err
+		}
+		return m.start.Go([]byte{1})
+	case plan.Supers:
+		return m.furnish(ctx)
+	case plan.Listener:
+		return m.takeListener(ctx, m.start, specs.StateCreating)
+	}
+	return fmt.Errorf("the process says something at the wrong time: %v", r)
+}
+
+// furnish does what is done from outside while the init waits in its new
+// namespaces: limits and the file system, then hooks.
+func (m *making) furnish(ctx context.Context) error {
+	var err error
+	if m.init, err = m.start.Process(); err != nil {
+		return err
+	}
+	m.Init.run(m.init)
+	if err := m.writeTimeOffsets(m.init.PID); err != nil {
+		return err
+	}
+	if err := setProcess(m.init.PID, m.spec.Process); err != nil {
+		return err
+	}
+	// Writing limits and mounting wait for different things of the kernel.
+	limited := make(chan error, 1)
+	go func() { limited <- m.group.Set(m.spec.Linux) }()
+	slave, err := m.build(ctx)
+	if slave != nil {
+		defer slave.Close()
+	}
+	if err = errors.Join(err, <-limited); err != nil {
+		return err
+	}
+	for _, stage := range []hookStage{prestart, createRuntime, createContainer} {
+		if err := m.runHooks(ctx, stage, specs.StateCreating); err != nil {
+			return err
+		}
+	}
+	files := []int{int(m.root.Fd())}
+	if slave != nil {
+		files = append(files, int(slave.Fd()))
+	}
+	return m.start.Go(homeVariable(m.root, m.spec.Process), files...)
+}
+
+// build puts the file system together, in the init's mount namespace, and opens
+// the terminal in it if there is to be one.
+func (m *making) build(ctx context.Context) (slave *os.File, err error) {
+	supers := make([]*os.File, len(m.plan.Supers))
+	for i, cell := range m.plan.Supers {
+		if supers[i], err = m.init.Descriptor(int(cell.Value(m.start.report)), "a mount"); err != nil {
+			return nil, err
+		}
+		defer supers[i].Close()
+	}
+	owner, err := m.owner(m.init.PID)
+	if err != nil {
+		return nil, err
+	}
+	builder := mounts.Builder{Supers: supers, OwnerUID: owner.uid, OwnerGID: owner.gid, UserNS: m.userNamespace}
+	err = m.init.EnterMounts(func() (err error) {
+		if m.root, err = m.plan.Mounts.Build(builder); err != nil {
+			return err
+		}
+		if !m.Stdio.Terminal {
+			return nil
+		}
+		if slave, err = m.openTerminal(m.Init, m.root); err != nil {
+			return err
+		}
+		return mounts.BindConsole(m.root, slave)
+	})
+	return slave, err
+}
+
+// openTerminal makes a terminal in the container for a process, and returns the
+// process's end.
+func (c *Container) openTerminal(p *Process, root *os.File) (*os.File, error) {
+	master, slave, err := mounts.OpenTerminal(root)
+	if err != nil {
+		return nil, err
+	}
+	uid := hostID(c.spec.Linux.UIDMappings, p.spec.User.UID)
+	if err := slave.Chown(uid, -1); err != nil {
+		return nil, errors.Join(err, master.Close(), slave.Close())
+	}
+	if err := p.streams.Attach(master); err != nil {
+		return nil, errors.Join(err, slave.Close())
+	}
+	return slave, nil
+}
+
+// explain adds to the failure of a step what the kernel says about it, where it
+// says more than a number.
+func (m *making) explain(err error) error {
+	step, ok := errors.AsType[*launch.StepError](err)
+	if !ok || !step.Step.Calls(script.Fsconfig) && !step.Step.Calls(script.Fsmount) {
+		return err
+	}
+	k, opened := kernel.OpenChild(m.start.PID())
+	if opened != nil {
+		return err
+	}
+	defer k.Close()
+	context, taken := k.Descriptor(int(m.plan.Context.Value(m.start.report)), "a file system")
+	if taken != nil {
+		return err
+	}
+	defer context.Close()
+	return mounts.Explain(int(context.Fd()), err)
+}
+
+// hostOf is what a plan must know of the host.
+func hostOf(l cgroup.Location) (plan.Host, error) {
+	own, err := ownCapabilities()
+	if err != nil {
+		return plan.Host{}, err
+	}
+	h := plan.Host{Capabilities: own}
+	for _, d := range l.Dirs {
+		if len(d.Controllers) == 0 {
+			h.CgroupDir = true
+			continue
+		}
+		h.Tasks++
+		h.Cgroup = append(h.Cgroup, mounts.Hierarchy{Name: filepath.Base(d.Mount), Dir: d.Mount + d.Path})
+	}
+	return h, nil
+}

@@ -1,0 +1,59 @@
+package process
+
+import (
+	"slices"
+
+	"github.com/opencontainers/runtime-spec/specs-go"
+	"github.com/opencontainers/runtime-spec/specs-go/features"
+
+	"github.com/myshim/myshim/mounts"
+	"github.com/myshim/myshim/process/caps"
+	"github.com/myshim/myshim/process/plan"
+	"github.com/myshim/myshim/process/seccomp"
+)
+
+// Features is what this runtime can do, in the words of the OCI
+// (features-linux.md).
+func Features() *features.Features {
+	yes, no := true, false
+	return &features.Features{
+		OCIVersionMin: "1.0.0",
+		OCIVersionMax: specs.Version,
+		Hooks: []string{
+			string(prestart), string(createRuntime), string(createContainer),
+			string(startContainer), string(poststart), string(poststop),
+		},
+		MountOptions: mounts.OptionNames(),
+		Linux: &features.Linux{
+			Namespaces:   namespaceNames(),
+			Capabilities: capabilityNames(),
+			Cgroup:       &features.Cgroup{V1: &yes, V2: &yes, Systemd: &yes, SystemdUser: &no, Rdma: &yes},
+			Seccomp:      seccomp.Features(),
+			Apparmor:     &features.Apparmor{Enabled: &yes},
+			Selinux:      &features.Selinux{Enabled: &yes},
+			IntelRdt:     &features.IntelRdt{Enabled: &no},
+			MountExtensions: &features.MountExtensions{
+				IDMap: &features.IDMap{Enabled: &yes},
+			},
+			NetDevices:   &features.NetDevices{Enabled: &no},
+			MemoryPolicy: &features.MemoryPolicy{},
+		},
+	}
+}
+
+func namespaceNames() []string {
+	var names []string
+	for _, kind := range plan.Namespaces() {
+		names = append(names, string(kind))
+	}
+	slices.Sort(names)
+	return names
+}
+
+func capabilityNames() []string {
+	var names []string
+	for c := range caps.Last(caps.All()) + 1 {
+		names = append(names, caps.Name(c))
+	}
+	return names
+}

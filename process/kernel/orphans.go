@@ -1,0 +1,80 @@
+package kernel
+
+import (
+	"context"
+	"os"
+	"os/signal"
+	"path/filepath"
+	"strconv"
+	"strings"
+	"sync"
+	"time"
+
+	"golang.org/x/sys/unix"
+)
+
+// children are the pids of OpenChild that are not waited for yet.
+var children sync.Map
+
+// orphanAge is how long a zombie must have been one before it is taken for an
+// orphan: who waits for a child of his own has done so by then.
+const orphanAge = 5 * time.Second
+
+// ReapOrphans takes processes off the process table that have come to this one
+// as a child subreaper, when they end: what a container without a pid namespace
+// of its own, or a hook, leaves behind. It never takes the exit of a Process,
+// and not that of a child which somebody else is just waiting for. It returns
+// when ctx is done.
+func ReapOrphans(ctx context.Context) {
+	died := make(chan os.Signal, 1)
+	signal.Notify(died, unix.SIGCHLD)
+	defer signal.Stop(died)
+	timer := time.NewTimer(orphanAge)
+	defer timer.Stop()
+	zombies := map[int]bool{} // seen at the last look
+	for {
+		select {
+		case <-ctx.Done():
+			return
+		case <-died:
+			if len(zombies) == 0 {
+				timer.Reset(orphanAge)
+				zombies[0] = true // a look is due
+			}
+		case <-timer.C:
+			zombies = reapOrphans(zombies)
+			if len(zombies) > 0 {
+				timer.Reset(orphanAge)
+			}
+		}
+	}
+}
+
+// reapOrphans reaps the zombies that were there the last time, and returns
+// those that are new.
+func reapOrphans(before map[int]bool) map[int]bool {
+	now := map[int]bool{}
+	lists, _ := filepath.Glob("/proc/self/task/*/children")
+	for _, list := range lists {
+		text, _ := os.ReadFile(list)
+		for field := range strings.FieldsSeq(string(text)) {
+			pid, err := strconv.Atoi(field)
+			if _, ours := children.Load(pid); err != nil || ours || !zombie(pid) {
+				continue
+			}
+			if before[pid] {
+				_, _ = unix.Wait4(pid, nil, unix.WNOHANG, nil)
+			} else {
+				now[pid] = true
+			}
+		}
+	}
+	return now
+}
+
+func zombie(pid int) bool {
+	stat, _ := os.ReadFile("/proc/" + strconv.Itoa(pid) + "/stat")
+	// pid (comm) state ...; comm may have anything in it (proc_pid_stat(5)).
+	_, state, _ := strings.Cut(string(stat[max(0, strings.LastIndexByte(string(stat), ')')):]), " ")
+	return strings.HasPrefix(state, "Z")
+}

@@ -1,0 +1,53 @@
+package process
+
+import (
+	"context"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"net"
+
+	"github.com/opencontainers/runtime-spec/specs-go"
+	"golang.org/x/sys/unix"
+
+	"github.com/myshim/myshim/process/kernel"
+)
+
+// takeListener takes the listener of a process's seccomp filter, hands it to the
+// agent, and lets the process go on (config-linux.md, "The Container Process
+// State").
+func (c *Container) takeListener(ctx context.Context, l *launching, status specs.ContainerState) error {
+	if err := c.sendListener(ctx, l, status); err != nil {
+		return fmt.Errorf("linux.seccomp.listenerPath: %w", err)
+	}
+	return l.Go([]byte{1})
+}
+
+func (c *Container) sendListener(ctx context.Context, l *launching, status specs.ContainerState) error {
+	k, err := kernel.OpenChild(l.PID())
+	if err != nil {
+		return err
+	}
+	defer k.Close()
+	listener, err := k.Descriptor(int(l.script.Listener.Value(l.report)), "the listener of the seccomp filter")
+	if err != nil {
+		return err
+	}
+	defer listener.Close()
+	message, err := json.Marshal(specs.ContainerProcessState{
+		Version: specs.Version, Fds: []string{specs.SeccompFdName}, Pid: l.PID(), Metadata: c.filter.ListenerMetadata,
+		State: specs.State{
+			Version: specs.Version, ID: c.ID, Status: status, Pid: c.Init.State().PID, Bundle: c.Bundle, Annotations: c.spec.Annotations,
+		},
+	})
+	if err != nil {
+		return err
+	}
+	var dialer net.Dialer
+	conn, err := dialer.DialContext(ctx, "unix", c.filter.ListenerPath)
+	if err != nil {
+		return err
+	}
+	_, _, err = conn.(*net.UnixConn).WriteMsgUnix(message, unix.UnixRights(int(listener.Fd())), nil)
+	return errors.Join(err, conn.Close())
+}

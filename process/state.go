@@ -1,0 +1,83 @@
+package process
+
+import (
+	"errors"
+	"fmt"
+	"time"
+)
+
+// Status is what state a process is in. Pausing and Paused are states of a whole
+// container.
+type Status int
+
+const (
+	Created Status = iota // it waits for Start
+	Running
+	Pausing
+	Paused
+	Stopped // it has ended, and waits for Delete
+	Deleted
+)
+
+func (s Status) String() string {
+	return [...]string{"created", "running", "pausing", "paused", "stopped", "deleted"}[s]
+}
+
+// Action is what can be asked of a process, or happen to it.
+type Action int
+
+const (
+	Start Action = iota
+	Exec
+	Pause
+	Resume
+	Update
+	Exit
+	Delete
+)
+
+func (a Action) String() string {
+	return [...]string{"start", "exec in", "pause", "resume", "update", "exit", "delete"}[a]
+}
+
+// next says what may happen in which state, and what the state is then. What is
+// not there is refused with ErrState.
+var next = map[Status]map[Action]Status{
+	Created: {Start: Running, Exec: Created, Update: Created, Exit: Stopped, Delete: Deleted},
+	Running: {Exec: Running, Pause: Paused, Update: Running, Exit: Stopped},
+	Pausing: {Exit: Stopped},
+	Paused:  {Resume: Running, Update: Paused, Exit: Stopped},
+	Stopped: {Delete: Deleted},
+}
+
+// The errors of this package, for errors.Is.
+var (
+	// ErrState: what is asked for cannot happen in the state that things are in.
+	ErrState = errors.New("wrong state")
+	// ErrNotFound: there is no such container or process, or none any more.
+	ErrNotFound = errors.New("not found")
+	// ErrExists: a container or process of this ID is there.
+	ErrExists = errors.New("already exists")
+)
+
+// stateError is ErrState in the words that clients know.
+type stateError struct{ text string }
+
+func (e *stateError) Error() string        { return e.text }
+func (e *stateError) Is(target error) bool { return target == ErrState }
+
+// after is the state after the action. what names who is in the state: "process"
+// or "container".
+func (s Status) after(a Action, what string) (Status, error) {
+	to, ok := next[s][a]
+	if !ok {
+		return s, &stateError{fmt.Sprintf("cannot %s a %s %s", a, s, what)}
+	}
+	return to, nil
+}
+
+// ExitStatus is how a process ended.
+type ExitStatus struct {
+	Code int // that of exit(2), or 128 and the number of the signal
+	At   time.Time
+}

@@ -1,0 +1,229 @@
+package stdio
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	"os"
+	"os/exec"
+	"sync"
+	"syscall"
+	"time"
+
+	"github.com/containerd/log"
+	"golang.org/x/sys/unix"
+)
+
+// Variables for the tests; they do not change otherwise.
+var (
+	readyTimeout = 30 * time.Second // for a logger to say that it is ready
+	eofGrace     = 2 * time.Second  // for it to end by itself after all output
+	termGrace    = 10 * time.Second // to end after SIGTERM, before SIGKILL
+
+	// A logger that dies while there is output to come is started again:
+	// restarts times in a row, after restartDelay, then twice that, and so on.
+	// One that ran for longer than steady has the count start again.
+	restarts     = 5
+	restartDelay = 100 * time.Millisecond
+	steady       = time.Minute
+)
+
+// A logger is a program that reads what a process writes: containerd's
+// binary:// logging contract. It is a child of the shim, outside the
+// container's cgroup, in a process group of its own, with pipes for stdout
+// and stderr as descriptors 3 and 4 and one to say that it is ready as 5,
+// and with nothing in its environment but the container's name.
+type logger struct {
+	target target
+	env    []string
+	pipes  [2]*os.File // read ends; held, so that they outlive a process
+
+	ctx    context.Context // its end is SIGTERM
+	cancel context.CancelFunc
+	ended  chan struct{} // closed when there is no process any more
+}
+
+// startLogger returns when the logger is ready. pipes remain the caller's.
+func startLogger(ctx context.Context, t target, r Request, pipes [2]*os.File) (*logger, error) {
+	l := &logger{
+		target: t,
+		env:    []string{"CONTAINER_ID=" + r.ContainerID, "CONTAINER_NAMESPACE=" + r.Namespace},
+		pipes:  pipes,
+		ended:  make(chan struct{}),
+	}
+	l.ctx, l.cancel = context.WithCancel(context.WithoutCancel(ctx))
+	p, err := l.launch(ctx)
+	if err != nil {
+		l.cancel()
+		return nil, err
+	}
+	go l.supervise(p)
+	return l, nil
+}
+
+// launch starts a process and waits until it is ready: with binary-v2 it has
+// written a byte to descriptor 5, with binary it may also just have closed it.
+func (l *logger) launch(ctx context.Context) (*exec.Cmd, error) {
+	r, w, err := pipe()
+	if err != nil {
+		return nil, err
+	}
+	child := blocking(w, "ready")
+	defer child.Close()
+	ready, err := polled(r, "ready")
+	if err != nil {
+		return nil, err
+	}
+	defer ready.Close()
+
+	cmd := exec.CommandContext(l.ctx, l.target.path, l.target.args...)
+	cmd.Env = l.env
+	cmd.ExtraFiles = []*os.File{l.pipes[0], l.pipes[1], child}
+	cmd.SysProcAttr = &syscall.SysProcAttr{Setpgid: true}
+	cmd.Cancel = func() error { return cmd.Process.Signal(unix.SIGTERM) }
+	cmd.WaitDelay = termGrace
+	if err := cmd.Start(); err != nil {
+		return nil, fmt.Errorf("start logger: %w", err)
+	}
+	child.Close()
+
+	ready.SetReadDeadline(time.Now().Add(readyTimeout))
+	defer context.AfterFunc(ctx, func() { ready.SetReadDeadline(time.Unix(1, 0)) })()
+	_, err = ready.Read(make([]byte, 1))
+	switch {
+	case err == nil, err == io.EOF && !l.target.strict:
+		return cmd, nil
+	case err == io.EOF:
+		err = errors.New("it closed descriptor 5, or exited, without saying that it is ready")
+	case ctx.Err() != nil:
+		err = ctx.Err()
+	case errors.Is(err, os.ErrDeadlineExceeded):
+		err = fmt.Errorf("not ready after %s: %w", readyTimeout, err)
+	}
+	cmd.Process.Kill()
+	go cmd.Wait()
+	return nil, fmt.Errorf("wait for logger: %w", err)
+}
+
+// supervise waits for the logger, and starts it again if it ends too early. In
+// the end it reads the pipes itself: the container must not stand still.
+func (l *logger) supervise(cmd *exec.Cmd) {
+	defer close(l.ended)
+	defer l.cancel()
+	logg := log.G(l.ctx).WithField("logger", l.target.path)
+	var err error
+	for try := 0; ; try++ {
+		began := time.Now()
+		if cmd != nil {
+			err = wait(cmd)
+		}
+		if l.ctx.Err() != nil || l.delivered() {
+			return
+		}
+		if time.Since(began) > steady {
+			try = 0
+		}
+		if try == restarts {
+			break
+		}
+		logg.WithError(err).Warn("stdio: the logger ended before the container did; it is started again")
+		select {
+		case <-time.After(restartDelay << try):
+		case <-l.ctx.Done():
+			return
+		}
+		cmd, err = l.launch(l.ctx)
+	}
+	logg.WithError(err).Error("stdio: the logger keeps ending; output is being lost")
+	l.discard()
+}
+
+// wait is cmd.Wait without a thread that sleeps in it.
+func wait(cmd *exec.Cmd) error {
+	if fd, err := unix.PidfdOpen(cmd.Process.Pid, unix.PIDFD_NONBLOCK); err == nil {
+		pidfd := os.NewFile(uintptr(fd), "pidfd")
+		defer pidfd.Close()
+		if raw, err := pidfd.SyscallConn(); err == nil {
+			raw.Read(func(uintptr) bool { return readable(fd) != 0 })
+		}
+	}
+	return cmd.Wait()
+}
+
+// discard reads the pipes to their end, or until l.ctx is done.
+func (l *logger) discard() {
+	var wg sync.WaitGroup
+	for _, p := range l.pipes {
+		fd, err := dup(p)
+		if err != nil {
+			continue // closed
+		}
+		f, err := polled(fd, p.Name())
+		if err != nil {
+			continue
+		}
+		stop := context.AfterFunc(l.ctx, func() { f.Close() })
+		wg.Go(func() {
+			move(io.Discard, f, nil, nil)
+			stop()
+			f.Close()
+		})
+	}
+	wg.Wait()
+}
+
+// delivered says whether the pipes are at their end, and empty.
+func (l *logger) delivered() bool {
+	for _, p := range l.pipes {
+		raw, err := p.SyscallConn()
+		if err != nil {
+			continue
+		}
+		done := true
+		raw.Control(func(fd uintptr) { done = readable(int(fd)) == unix.POLLHUP })
+		if !done {
+			return false
+		}
+	}
+	return true
+}
+
+// readable polls fd, and returns at once.
+func readable(fd int) int16 {
+	p := []unix.PollFd{{Fd: int32(fd), Events: unix.POLLIN}}
+	unix.Poll(p, 0)
+	return p[0].Revents
+}
+
+// drain waits until the logger has read everything, which no event tells.
+func (l *logger) drain(ctx context.Context) error {
+	tick := time.NewTicker(5 * time.Millisecond)
+	defer tick.Stop()
+	for !l.delivered() {
+		select {
+		case <-tick.C:
+		case <-l.ended:
+			return nil
+		case <-ctx.Done():
+			return fmt.Errorf("deliver output to logger: %w", ctx.Err())
+		}
+	}
+	return nil
+}
+
+// stop ends the logger, whose pipes have no writer any more.
+func (l *logger) stop() error {
+	select {
+	case <-l.ended:
+		return nil
+	case <-time.After(eofGrace):
+	}
+	l.cancel()
+	select {
+	case <-l.ended:
+		return nil
+	case <-time.After(termGrace + time.Second):
+		return fmt.Errorf("stop logger %s: it does not end", l.target.path)
+	}
+}

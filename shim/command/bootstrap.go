@@ -1,0 +1,137 @@
+package command
+
+import (
+	"fmt"
+	"io"
+	"os"
+
+	"github.com/myshim/myshim/shim/internal/wire"
+	"github.com/myshim/myshim/shim/options"
+)
+
+// maxInput bounds what `start` reads, as containerd's own shims do.
+const maxInput = 10 << 20
+
+// bootstrap is what containerd tells `start`, whichever way.
+type bootstrap struct {
+	id, namespace string
+	debug         bool
+	grpcAddress   string // of containerd; only used to name our socket
+	ttrpcAddress  string // of containerd; the daemon publishes events there
+	socketDir     string
+	options       options.Options
+	legacy        bool // containerd before 2.3, which wants another answer
+}
+
+// readBootstrap tells the two protocols apart. containerd since 2.3 sends a
+// containerd.runtime.bootstrap.v1.BootstrapParams, older ones the bare Any of
+// the options or nothing. Such an Any can pass for BootstrapParams by accident,
+// so these must name the container of the command line too.
+func readBootstrap(line Line, stdin io.Reader) (bootstrap, error) {
+	input, err := io.ReadAll(io.LimitReader(stdin, maxInput+1))
+	if err != nil {
+		return bootstrap{}, fmt.Errorf("read stdin: %w", err)
+	}
+	if len(input) > maxInput {
+		return bootstrap{}, fmt.Errorf("read stdin: more than %d bytes", maxInput)
+	}
+	return parseBootstrap(line, input)
+}
+
+func parseBootstrap(line Line, input []byte) (bootstrap, error) {
+	p, extensions, err := decodeParams(input)
+	if err != nil || p.id != line.ID || p.namespace != line.Namespace {
+		p = bootstrap{id: line.ID, namespace: line.Namespace, legacy: true}
+		extensions = make([]extension, 1)
+		if err := extensions[0].decode(input); err != nil || !extensions[0].isOptions() && len(input) > 0 {
+			return bootstrap{}, fmt.Errorf("stdin holds neither BootstrapParams of %s in namespace %s nor options", line.ID, line.Namespace)
+		}
+	}
+	p.debug = p.debug || line.Debug
+	if p.grpcAddress == "" {
+		p.grpcAddress = line.Address
+	}
+	if p.ttrpcAddress == "" { // always with the older protocol, and in shimtest
+		p.ttrpcAddress = os.Getenv("TTRPC_ADDRESS")
+	}
+	if p.socketDir == "" {
+		p.socketDir = defaultSocketDir
+	}
+	for _, e := range extensions {
+		if e.isOptions() {
+			p.options, err = options.Decode(e.typeURL, e.value)
+			return p, err
+		}
+	}
+	return p, nil
+}
+
+// extension is an Any.
+type extension struct {
+	typeURL string
+	value   []byte
+}
+
+func (e extension) isOptions() bool { return options.Known(e.typeURL) }
+
+func (e *extension) decode(message []byte) error {
+	return wire.Fields(message, func(f wire.Field) error {
+		switch f.Number {
+		case 1:
+			f.Set(&e.typeURL)
+		case 2:
+			f.Set(&e.value)
+		}
+		return nil
+	})
+}
+
+func decodeParams(message []byte) (p bootstrap, extensions []extension, err error) {
+	var level int32
+	err = wire.Fields(message, func(f wire.Field) error {
+		switch f.Number {
+		case 1:
+			f.Set(&p.id)
+		case 2:
+			f.Set(&p.namespace)
+		case 3:
+			f.Set(&level)
+		case 5:
+			f.Set(&p.ttrpcAddress)
+		case 6:
+			f.Set(&p.grpcAddress)
+		case 8:
+			return f.Fields(func(f wire.Field) error {
+				if f.Number != 1 {
+					return nil
+				}
+				var value []byte
+				f.Set(&value)
+				extensions = append(extensions, extension{})
+				return extensions[len(extensions)-1].decode(value)
+			})
+		case 9:
+			f.Set(&p.socketDir)
+		}
+		return nil
+	})
+	p.debug = level <= -4 // LOG_LEVEL_DEBUG; LOG_LEVEL_INFO is 0
+	return p, extensions, err
+}
+
+// answer is what the caller of this protocol understands. A BootstrapResult
+// says that we serve version 3 of the task API. Callers of the older protocol
+// are 1.7, which refuses anything above 2, and 2.0 to 2.2, which take 2 or 3,
+// and nothing they send tells one from the other (MAX_SHIM_VERSION is always
+// 2). All of them work with 2; what 3 adds, members of a pod that are attached
+// without running us, saves a start and loses the `delete` that cleans them up.
+func (p bootstrap) answer(address string) []byte {
+	if p.legacy {
+		// A socket path needs escapes only for characters that no directory
+		// of containerd's has; %q agrees with JSON on all others.
+		return fmt.Appendf(nil, `{"version":2,"address":%q,"protocol":"ttrpc"}`, address)
+	}
+	b := wire.AppendVarint(nil, 1, 3)
+	b = wire.AppendBytes(b, 2, address)
+	return wire.AppendBytes(b, 3, "ttrpc")
+}

@@ -1,0 +1,124 @@
+package command
+
+import (
+	"encoding/binary"
+	"errors"
+	"fmt"
+	"io"
+	"os"
+	"syscall"
+	"time"
+
+	"github.com/myshim/myshim/shim/internal/wire"
+)
+
+// The daemon's own method, beside containerd's: containerd has given up a
+// container; exit if you serve no other one. The request is a ConnectRequest
+// with the container's ID; in the reply, a ConnectResponse, shim_pid is the
+// daemon's pid if it exits, 0 if it serves others.
+const (
+	ReleaseService = "myshim.shim.v1.Daemon"
+	ReleaseMethod  = "Release"
+)
+
+// containerd kills `delete` after 5 s.
+const (
+	replyTimeout = 2 * time.Second
+	exitTimeout  = 2 * time.Second
+)
+
+// Release tells the daemon of a bundle, if it is alive, that the container is
+// gone, and if that was its last one, waits until it has exited. The socket of
+// a daemon that is dead is removed.
+func Release(line Line) error {
+	file := socketOf(line)
+	if _, err := os.Lstat(file); errors.Is(err, os.ErrNotExist) {
+		return nil
+	}
+	fd, err := unixSocket()
+	if err != nil {
+		return err
+	}
+	conn := os.NewFile(uintptr(fd), file)
+	defer conn.Close()
+	switch err := syscall.Connect(fd, &syscall.SockaddrUnix{Name: file}); err {
+	case nil:
+	case syscall.ENOENT:
+		return nil
+	case syscall.ECONNREFUSED:
+		return removeStale(file)
+	default:
+		return fmt.Errorf("connect to the daemon on %s: %w", file, err)
+	}
+	exits, err := askRelease(conn, line.ID)
+	if err != nil {
+		return fmt.Errorf("ask the daemon on %s to release %s: %w", file, line.ID, err)
+	}
+	if !exits {
+		return nil
+	}
+	// It closes no connection itself: the end of this one is its own.
+	if err := conn.SetDeadline(time.Now().Add(exitTimeout)); err != nil {
+		return err
+	}
+	if _, err := io.Copy(io.Discard, conn); errors.Is(err, os.ErrDeadlineExceeded) {
+		return fmt.Errorf("the daemon on %s has not exited within %v", file, exitTimeout)
+	}
+	return nil
+}
+
+// askRelease is one call in ttrpc's framing: ten bytes of length, stream, type
+// and flags, and then a message.
+func askRelease(conn *os.File, id string) (exits bool, err error) {
+	const headerSize, typeRequest, typeResponse, maxReply = 10, 1, 2, 64 << 10
+	if err := conn.SetDeadline(time.Now().Add(replyTimeout)); err != nil {
+		return false, err
+	}
+	request := wire.AppendBytes(nil, 1, ReleaseService)
+	request = wire.AppendBytes(request, 2, ReleaseMethod)
+	request = wire.AppendBytes(request, 3, wire.AppendBytes(nil, 1, id))
+	frame := binary.BigEndian.AppendUint32(nil, uint32(len(request)))
+	frame = binary.BigEndian.AppendUint32(frame, 1)
+	frame = append(frame, typeRequest, 0)
+	if _, err := conn.Write(append(frame, request...)); err != nil {
+		return false, err
+	}
+
+	header := make([]byte, headerSize)
+	if _, err := io.ReadFull(conn, header); err != nil {
+		return false, err
+	}
+	size := binary.BigEndian.Uint32(header)
+	if header[8] != typeResponse || size > maxReply {
+		return false, fmt.Errorf("an answer of %d bytes and type %d", size, header[8])
+	}
+	response := make([]byte, size)
+	if _, err := io.ReadFull(conn, response); err != nil {
+		return false, err
+	}
+	var refusal string
+	var pid uint32
+	err = wire.Fields(response, func(f wire.Field) error {
+		switch f.Number {
+		case 1: // google.rpc.Status
+			return f.Fields(func(f wire.Field) error {
+				if f.Number == 2 {
+					f.Set(&refusal)
+				}
+				return nil
+			})
+		case 2: // ConnectResponse
+			return f.Fields(func(f wire.Field) error {
+				if f.Number == 1 {
+					f.Set(&pid)
+				}
+				return nil
+			})
+		}
+		return nil
+	})
+	if err == nil && refusal != "" {
+		err = errors.New(refusal)
+	}
+	return pid != 0, err
+}
