@@ -100,7 +100,6 @@ func (l *launching) walk(ctx context.Context) (plan.Report, error) {
 	l.rest = l.rest[1:]
 	switch kind {
 	case plan.Cloned:
-		err = l.Follow(int(l.script.PID.Value(report)))
 	case plan.Ready: // the answer is Start
 	default:
 		err = l.answer(kind)

@@ -27,7 +27,8 @@ var errNoFreezer = fmt.Errorf("the cgroup has no freezer: %w", errors.ErrUnsuppo
 const freezeTime = 10 * time.Second
 
 // Freeze stops all processes of the group, and returns when they have stopped.
-// If they don't in time, they go on. A clone into a frozen group hangs.
+// If they don't in time, or Thaw or Kill are called meanwhile, they go on, and
+// it is an error. A clone into a frozen group hangs.
 func (g *Group) Freeze(ctx context.Context) error {
 	if err := g.use(); err != nil {
 		return err
@@ -39,18 +40,30 @@ func (g *Group) Freeze(ctx context.Context) error {
 	}
 	ctx, cancel := context.WithTimeout(ctx, freezeTime)
 	defer cancel()
-	err := g.errDoomed()
+	ctx, stop := context.WithCancelCause(ctx)
+	defer stop(nil)
+	g.mu.Lock()
+	warm := g.warm
+	g.mu.Unlock()
+	defer context.AfterFunc(warm, func() { stop(context.Cause(warm)) })()
+
+	err := context.Cause(warm)
 	if err == nil {
 		err = d.freeze(ctx)
 	}
 	if err == nil {
-		err = g.errDoomed() // Kill may have thawed it in between
+		err = context.Cause(warm)
 	}
 	if err != nil {
 		return fmt.Errorf("freeze cgroup: %w", errors.Join(err, d.thaw()))
 	}
 	return nil
 }
+
+var (
+	errThawed = errors.New("it was thawed meanwhile")
+	errKilled = errors.New("it is being killed")
+)
 
 // Thaw lets the processes go on.
 func (g *Group) Thaw() error {
@@ -62,10 +75,25 @@ func (g *Group) Thaw() error {
 	if d == nil {
 		return errNoFreezer
 	}
+	g.endFreeze(errThawed)
 	if err := d.thaw(); err != nil {
 		return fmt.Errorf("thaw cgroup: %w", err)
 	}
 	return nil
+}
+
+// endFreeze ends each Freeze that is waiting; after errKilled, those to come as
+// well: on v1, who is frozen does not die.
+func (g *Group) endFreeze(why error) {
+	g.mu.Lock()
+	defer g.mu.Unlock()
+	if context.Cause(g.warm) == errKilled {
+		return
+	}
+	g.endWarm(why)
+	if why != errKilled {
+		g.warm, g.endWarm = context.WithCancelCause(context.Background())
+	}
 }
 
 // Frozen says whether the group itself, not one above it, has been frozen.
@@ -79,17 +107,6 @@ func (g *Group) Frozen() (bool, error) {
 		return false, nil
 	}
 	return d.frozen()
-}
-
-// errDoomed is an error once Kill has been called. On v1, who is frozen does not
-// die, so a Freeze at the same time must not win.
-func (g *Group) errDoomed() error {
-	g.mu.Lock()
-	defer g.mu.Unlock()
-	if g.doomed {
-		return errors.New("it is being killed")
-	}
-	return nil
 }
 
 func (d dir) freeze(ctx context.Context) error {
@@ -114,7 +131,7 @@ func (d dir) freeze(ctx context.Context) error {
 		case "FROZEN":
 			return nil
 		case "THAWED":
-			return errors.New("it was thawed meanwhile")
+			return errThawed
 		}
 		pause := time.Duration(min(i*i, 1000)) * time.Microsecond
 		if i%50 == 0 {

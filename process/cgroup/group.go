@@ -19,11 +19,13 @@ type Group struct {
 	Location
 	dirs []dir // cgroup v2 first; those of Location that could be opened
 
-	mu     sync.Mutex
-	users  int   // calls in progress, and Joins; guarded by mu
-	gone   bool  // deleted: guarded by mu
-	join   *Join // guarded by mu
-	doomed bool  // killed: must not be frozen any more; guarded by mu
+	mu    sync.Mutex
+	users int   // calls in progress, and Joins; guarded by mu
+	gone  bool  // deleted; guarded by mu
+	join  *Join // guarded by mu
+	// warm ends when Thaw or Kill are called; guarded by mu
+	warm    context.Context
+	endWarm context.CancelCauseFunc
 
 	oom oomCount
 }
@@ -31,7 +33,11 @@ type Group struct {
 // ErrDeleted is the answer of a group after Delete.
 var ErrDeleted = fmt.Errorf("the cgroup is deleted: %w", os.ErrNotExist)
 
-func newGroup(l Location) *Group { return &Group{Location: l} }
+func newGroup(l Location) *Group {
+	g := &Group{Location: l}
+	g.warm, g.endWarm = context.WithCancelCause(context.Background())
+	return g
+}
 
 // Open opens a group that Create made, in another process maybe. Directories
 // that are missing are done without.

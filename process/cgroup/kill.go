@@ -18,9 +18,7 @@ func (g *Group) Kill() error {
 		return err
 	}
 	defer g.done()
-	g.mu.Lock()
-	g.doomed = true
-	g.mu.Unlock()
+	g.endFreeze(errKilled)
 	if err := g.kill(); err != nil {
 		return fmt.Errorf("kill cgroup: %w", err)
 	}

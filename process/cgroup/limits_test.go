@@ -297,6 +297,12 @@ func TestStats(t *testing.T) {
 	scratch := filepath.Join(t.TempDir(), "file")
 	equal(t, "work", result(t, g, "/bin/dd", "if=/dev/zero", "of="+scratch, "bs=1M", "count=8", "conv=fsync", "status=none"), 0)
 	start(t, g, "hold", "1048576")
+	var last string
+	t.Cleanup(func() {
+		if t.Failed() {
+			t.Log(last)
+		}
+	})
 	eventually(t, "the same statistics", func() bool { // some of them move
 		got, err := g.Stats()
 		ok(t, err)
@@ -308,6 +314,9 @@ func TestStats(t *testing.T) {
 			ok(t, err)
 			mine := got.(*v2.Metrics)
 			mine.Memory.WorkingsetRefault, mine.Memory.WorkingsetActivate = 0, 0 // which they don't find
+			for _, h := range [][]*v2.HugeTlbStat{mine.Hugetlb, stat.Hugetlb} {
+				slices.SortFunc(h, func(a, b *v2.HugeTlbStat) int { return strings.Compare(a.Pagesize, b.Pagesize) })
+			}
 			want = stat
 			if mine.Memory.Usage == 0 || mine.Memory.UsageLimit != 67108864 || mine.Pids.Current == 0 || mine.Pids.Limit != 100 || mine.Memory.SwapLimit == 0 {
 				t.Errorf("statistics: %v", mine)
@@ -326,7 +335,7 @@ func TestStats(t *testing.T) {
 		if proto.Equal(got.(proto.Message), want) {
 			return true
 		}
-		t.Logf("ours   %v\ntheirs %v", got, want)
+		last = fmt.Sprintf("ours   %v\ntheirs %v", got, want)
 		return false
 	})
 	ok(t, g.Kill())

@@ -184,12 +184,15 @@ func newRuncContainer(t *testing.T, runc string, r *specs.LinuxResources) *runcC
 	ok(t, err)
 	ok(t, os.WriteFile(filepath.Join(bundle, "config.json"), text, 0o644))
 	t.Cleanup(c.delete)
-	create := exec.Command(runc, "--root", c.state, "create", "--bundle", bundle, "--pid-file", bundle+"/pid", "differential")
 	log, err := os.Create(bundle + "/log") // not a pipe, which the container would keep
 	ok(t, err)
 	defer log.Close()
-	create.Stdout, create.Stderr = log, log
-	if err := create.Run(); err != nil {
+	if err := retryCrash(func() *exec.Cmd {
+		_ = exec.Command(runc, "--root", c.state, "delete", "--force", "differential").Run()
+		create := exec.Command(runc, "--root", c.state, "create", "--bundle", bundle, "--pid-file", bundle+"/pid", "differential")
+		create.Stdout, create.Stderr = log, log
+		return create
+	}); err != nil {
 		text, _ := os.ReadFile(bundle + "/log")
 		t.Fatalf("runc create: %v: %s", err, text)
 	}
@@ -203,22 +206,38 @@ func newRuncContainer(t *testing.T, runc string, r *specs.LinuxResources) *runcC
 }
 
 func (c *runcContainer) update(r *specs.LinuxResources) error {
-	cmd := exec.Command(c.runc, "--root", c.state, "update", "-r", "-", "differential")
-	cmd.Stdin = strings.NewReader(describe(r))
 	var out bytes.Buffer
-	cmd.Stdout, cmd.Stderr = &out, &out
-	if err := cmd.Run(); err != nil {
+	err := retryCrash(func() *exec.Cmd {
+		out.Reset()
+		cmd := exec.Command(c.runc, "--root", c.state, "update", "-r", "-", "differential")
+		cmd.Stdin, cmd.Stdout, cmd.Stderr = strings.NewReader(describe(r)), &out, &out
+		return cmd
+	})
+	if err != nil {
 		return fmt.Errorf("%w: %s", err, out.String())
 	}
 	return nil
+}
+
+// retryCrash: runc crashes at random in an emulated machine (QEMU without KVM).
+func retryCrash(cmd func() *exec.Cmd) (err error) {
+	for range 10 {
+		c := cmd()
+		if err = c.Run(); c.ProcessState.Exited() && c.ProcessState.ExitCode() < 2 {
+			return err
+		}
+	}
+	return err
 }
 
 func (c *runcContainer) delete() {
 	if c.group == nil {
 		return
 	}
-	if out, err := exec.Command(c.runc, "--root", c.state, "delete", "--force", "differential").CombinedOutput(); err != nil {
-		c.t.Errorf("runc delete: %v: %s", err, out)
+	if err := retryCrash(func() *exec.Cmd {
+		return exec.Command(c.runc, "--root", c.state, "delete", "--force", "differential")
+	}); err != nil {
+		c.t.Errorf("runc delete: %v", err)
 	}
 	ok(c.t, c.group.close())
 	c.group = nil

@@ -51,7 +51,10 @@ func Start(s *script.Script, stdio [3]int, extra []int) (_ *Init, err error) {
 		return nil, os.NewSyscallError("socketpair", err)
 	}
 	defer unix.Close(pair[1])
-	if err := unix.SetNonblock(pair[0], true); err != nil { // only this end: for the poller
+	// Nonblocking is only this end, for the poller. With every message the
+	// kernel tells who sent it.
+	err = errors.Join(unix.SetNonblock(pair[0], true), unix.SetsockoptInt(pair[0], unix.SOL_SOCKET, unix.SO_PASSCRED, 1))
+	if err != nil {
 		return nil, errors.Join(err, unix.Close(pair[0]))
 	}
 	control := os.NewFile(uintptr(pair[0]), "control")
@@ -70,7 +73,8 @@ func Start(s *script.Script, stdio [3]int, extra []int) (_ *Init, err error) {
 	return &Init{script: s, stage: pid, control: control}, nil
 }
 
-// PID is the process that walks the script now.
+// PID is the process that walks the script, as far as it is known: that of the
+// last report, or the first one.
 func (i *Init) PID() int { return i.stage }
 
 // Next waits for the next report of the init and returns it. A step that failed
@@ -81,18 +85,24 @@ func (i *Init) Next(ctx context.Context) ([]byte, error) {
 	stop := context.AfterFunc(ctx, func() { _ = i.control.SetReadDeadline(time.Unix(1, 0)) })
 	defer stop()
 	report := make([]byte, script.ReportSize+1)
-	n, err := i.control.Read(report)
+	n, sender, err := i.receive(report)
 	switch {
 	case errors.Is(err, os.ErrDeadlineExceeded):
 		return nil, ctx.Err()
-	case errors.Is(err, io.EOF):
-		return nil, io.EOF
-	case errors.Is(err, unix.ECONNRESET): // it died without having read all we sent
+	case errors.Is(err, unix.ECONNRESET), err == nil && n == 0: // or without having read all we sent
 		return nil, io.EOF
 	case err != nil:
 		return nil, fmt.Errorf("read from the init: %w", err)
 	case n != script.ReportSize:
 		return nil, fmt.Errorf("read from the init: %d bytes, not %d", n, script.ReportSize)
+	}
+	if i.stage != 0 && sender != i.stage {
+		// A clone goes on. Who cloned ends at once.
+		previous := i.stage
+		i.stage = sender
+		if err := reap(previous); err != nil {
+			return nil, fmt.Errorf("wait for process %d: %w", previous, err)
+		}
 	}
 	report = report[:n]
 	if address, errno, failed := script.Failure(report); failed {
@@ -103,6 +113,33 @@ func (i *Init) Next(ctx context.Context) ([]byte, error) {
 		return report, &StepError{Step: step, Index: index, Err: errno}
 	}
 	return report, nil
+}
+
+// receive reads one message, and who sent it.
+func (i *Init) receive(b []byte) (n, sender int, err error) {
+	conn, err := i.control.SyscallConn()
+	if err != nil {
+		return 0, 0, err
+	}
+	oob := make([]byte, unix.CmsgSpace(unix.SizeofUcred))
+	var oobn int
+	var received error
+	err = conn.Read(func(fd uintptr) bool {
+		n, oobn, _, _, received = unix.Recvmsg(int(fd), b, oob, unix.MSG_CMSG_CLOEXEC)
+		return !errors.Is(received, unix.EAGAIN) && !errors.Is(received, unix.EINTR)
+	})
+	if err = errors.Join(err, received); err != nil || n == 0 {
+		return n, 0, err
+	}
+	messages, err := unix.ParseSocketControlMessage(oob[:oobn])
+	if err != nil || len(messages) != 1 {
+		return 0, 0, fmt.Errorf("a message without a sender: %w", err)
+	}
+	credentials, err := unix.ParseUnixCredentials(&messages[0])
+	if err != nil {
+		return 0, 0, err
+	}
+	return n, int(credentials.Pid), nil
 }
 
 // Go lets the init walk on after a report, and hands it a message and files.
@@ -124,14 +161,6 @@ func (i *Init) Go(message []byte, files ...int) error {
 		return fmt.Errorf("release the init: %w", err)
 	}
 	return nil
-}
-
-// Follow takes the process with this pid, a clone made by the script, for the
-// one that walks on, and reaps the one before.
-func (i *Init) Follow(pid int) error {
-	previous := i.stage
-	i.stage = pid
-	return reap(previous)
 }
 
 // Process is the process that walks the script now, to be waited for by the

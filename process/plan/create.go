@@ -49,6 +49,7 @@ func NewCreate(c *spec.Container, id string, filter *seccomp.Filter, host Host, 
 	})
 	if early {
 		b.clone(0, nil, true, "into the cgroup")
+		b.report(Cloned)
 	}
 	b.joinNamespaces(c)
 	b.makeNamespaces(c, host.CgroupDir && !early)

@@ -7,8 +7,6 @@
 //
 // # How a script and the shim speak
 //
-// A script that clones reports the clone's pid, and its process ends: the shim
-// follows the clone (launch.Init.Follow). The other reports are the fields of
-// Create and Exec, in the order in which they come, and after each of them the
-// script waits for the shim.
+// What a script reports, and what it waits for, are the values of Report. A
+// script may clone: its process ends then, and the clone goes on.
 package plan

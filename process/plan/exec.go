@@ -23,6 +23,7 @@ func NewExec(c *spec.Container, id string, process *specs.Process, filter *secco
 		// Before anything of the container is entered: as its user, or out of
 		// its cgroup namespace, that would not be allowed.
 		b.clone(0, nil, true, "into the cgroup")
+		b.report(Cloned)
 	}
 	b.enterContainer(c)
 	if b.userns {
@@ -40,10 +41,10 @@ func NewExec(c *spec.Container, id string, process *specs.Process, filter *secco
 		// Only now, with no more rights than the container has, does it enter
 		// the namespace, where others can see it. Not with clone3, which many
 		// seccomp filters refuse, as they cannot look into its argument.
-		child := b.Label("child")
 		zero := script.Int(0)
-		b.Add(script.Clone, script.Flags(unix.CLONE_PARENT, "CLONE_PARENT"), zero, zero, zero, zero).Into(b.PID)
-		b.inParent(child)
+		b.Add(script.Clone, script.Flags(unix.CLONE_PARENT, "CLONE_PARENT"), zero, zero, zero, zero).Into(b.pid)
+		b.goOnInClone()
+		b.report(Cloned)
 	}
 	b.session()
 	b.execute()

@@ -28,7 +28,7 @@ type Host struct {
 type Report int
 
 const (
-	// Cloned: its pid is in PID, and the process before has ended. No answer.
+	// Cloned: a clone goes on, and the process before ends. No answer.
 	Cloned Report = iota
 	// Mappings: the process is in a new user namespace, and needs its ids.
 	Mappings
@@ -44,7 +44,7 @@ const (
 )
 
 func (r Report) String() string {
-	return [...]string{"pid of the child", "ids of the user namespace are needed", "superblocks of the container's namespaces", "the filter's listener", "ready"}[r]
+	return [...]string{"a clone goes on", "ids of the user namespace are needed", "superblocks of the container's namespaces", "the filter's listener", "ready"}[r]
 }
 
 // Script is a script with what has to be known to run it. When its socket closes
@@ -54,7 +54,6 @@ type Script struct {
 	Files   []File   // descriptors that it starts with, from script.FirstFD on
 	Reports []Report // in order
 
-	PID      script.Cell // see Cloned
 	Listener script.Cell // see Listener
 
 	Warnings []string // for the log
@@ -141,6 +140,7 @@ type builder struct {
 	filter  *seccomp.Filter
 	userns  bool // the process is in a user namespace of its own
 
+	pid     script.Cell // of the last clone
 	context script.Cell // of the file system that is being made
 	path    script.Cell // of the program, once it is found
 	home    script.Arg  // "HOME=...", if the environment has none
@@ -148,7 +148,7 @@ type builder struct {
 
 func newBuilder(host Host, options Options, process *specs.Process, filter *seccomp.Filter) *builder {
 	b := &builder{Script: Script{Script: script.New()}, host: host, options: options, process: process, filter: filter}
-	b.PID, b.Listener, b.context = b.Cell("pid"), b.Cell("listener"), b.Cell("context")
+	b.pid, b.Listener, b.context = b.Cell("pid"), b.Cell("listener"), b.Cell("context")
 	b.home = b.Bytes(make([]byte, homeSize), "HOME")
 	return b
 }

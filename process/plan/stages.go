@@ -80,15 +80,14 @@ func (b *builder) clone(flags uint64, names []string, cgroup bool, because strin
 		binary.LittleEndian.PutUint64(args[80:], dir.Value())
 	}
 	binary.LittleEndian.PutUint64(args, flags)
-	child := b.Label("child")
-	b.Add(script.Clone3, b.Bytes(args, "{"+strings.Join(names, "|")+"}"), script.Int(len(args))).Into(b.PID).Because(because)
-	b.inParent(child)
+	b.Add(script.Clone3, b.Bytes(args, "{"+strings.Join(names, "|")+"}"), script.Int(len(args))).Into(b.pid).Because(because)
+	b.goOnInClone()
 }
 
-// inParent is the rest of a process that has cloned.
-func (b *builder) inParent(child *script.Label) {
-	b.Jump(b.PID.Arg(), script.Int(0), child)
-	b.report(Cloned)
+// goOnInClone ends the process that has cloned.
+func (b *builder) goOnInClone() {
+	child := b.Label("child")
+	b.Jump(b.pid.Arg(), script.Int(0), child)
 	b.Add(script.Exit, script.Int(0))
 	b.Place(child)
 }

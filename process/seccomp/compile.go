@@ -5,7 +5,6 @@ import (
 	"errors"
 	"fmt"
 	"slices"
-	"strings"
 
 	"github.com/opencontainers/runtime-spec/specs-go"
 	"golang.org/x/sys/unix"
@@ -28,54 +27,63 @@ type Filter struct {
 // Listener says whether seccomp(2) is to return a descriptor for an agent.
 func (f *Filter) Listener() bool { return f.Flags&unix.SECCOMP_FILTER_FLAG_NEW_LISTENER != 0 }
 
-// ErrInvalid is in every error of this package: the profile is to blame.
+// ErrInvalid is what is wrong with a profile. The error says where.
 var ErrInvalid = errors.New("invalid seccomp profile")
-
-func invalid(field, format string, args ...any) error {
-	return fmt.Errorf("%w: linux.seccomp%s: %s", ErrInvalid, field, fmt.Sprintf(format, args...))
-}
 
 // Compile makes the filter of a profile; it is nil if there is nothing to load,
 // because the profile is nil or says nothing at all.
 func Compile(profile *specs.LinuxSeccomp) (*Filter, error) {
-	return compile(profile, nativeArch())
+	return compileFor(nativeArch(), profile)
 }
 
-func compile(profile *specs.LinuxSeccomp, native specs.Arch) (*Filter, error) {
-	if profile == nil || profile.DefaultAction == "" && len(profile.Syscalls) == 0 {
+func compileFor(native specs.Arch, profile *specs.LinuxSeccomp) (*Filter, error) {
+	family := family(native)
+	switch {
+	case profile == nil || profile.DefaultAction == "" && len(profile.Syscalls) == 0:
 		return nil, nil
+	case family == nil:
+		return nil, fmt.Errorf("seccomp on this architecture: %w", errors.ErrUnsupported)
 	}
 	f := &Filter{}
+	if err := f.compile(profile, family); err != nil {
+		return nil, fmt.Errorf("%w: linux.seccomp%w", ErrInvalid, err)
+	}
+	return f, nil
+}
+
+// compile fills in the filter. Its errors, and those of what it calls, begin
+// with the rest of the field's name.
+func (f *Filter) compile(profile *specs.LinuxSeccomp, family []arch) error {
 	def, err := actionOf(profile.DefaultAction, ".defaultAction", profile.DefaultErrnoRet, ".defaultErrnoRet")
 	if err != nil {
-		return nil, err
+		return err
 	}
 	if def == unix.SECCOMP_RET_USER_NOTIF {
-		return nil, invalid(".defaultAction", "SCMP_ACT_NOTIFY would stop the write that reports the listener")
+		return errors.New(".defaultAction: SCMP_ACT_NOTIFY would stop the write that reports the listener")
 	}
-	tables, err := f.tables(profile.Architectures, native)
+	tables, err := f.tables(profile.Architectures, family)
 	if err != nil {
-		return nil, err
+		return err
 	}
 	if err := f.rules(profile.Syscalls, def, tables); err != nil {
-		return nil, err
+		return err
 	}
 	if err := f.options(profile); err != nil {
-		return nil, err
+		return err
 	}
 	code, err := assemble(tables, def)
 	if err != nil {
-		return nil, err
+		return err
 	}
 	if f.Len = len(code); f.Len > unix.BPF_MAXINSNS {
-		return nil, invalid("", "takes %d instructions, the kernel allows %d", f.Len, unix.BPF_MAXINSNS)
+		return fmt.Errorf(": takes %d instructions, the kernel allows %d", f.Len, unix.BPF_MAXINSNS)
 	}
 	for _, in := range code {
 		f.Program = binary.NativeEndian.AppendUint16(f.Program, in.Code)
 		f.Program = append(f.Program, in.Jt, in.Jf)
 		f.Program = binary.NativeEndian.AppendUint32(f.Program, in.K)
 	}
-	return f, nil
+	return nil
 }
 
 var actions = []struct {
@@ -105,13 +113,13 @@ func actionOf(name specs.LinuxSeccompAction, field string, errno *uint, errnoFie
 		case errno == nil:
 			return a.value, nil
 		case !a.hasErrno:
-			return 0, invalid(errnoField, "%s returns no errno", name)
+			return 0, fmt.Errorf("%s: %s returns no errno", errnoField, name)
 		case *errno > unix.SECCOMP_RET_DATA:
-			return 0, invalid(errnoField, "%d has more than 16 bits", *errno)
+			return 0, fmt.Errorf("%s: %d has more than 16 bits", errnoField, *errno)
 		}
 		return a.value | uint32(*errno), nil
 	}
-	return 0, invalid(field, "%q is not an action", name)
+	return 0, fmt.Errorf("%s: %q is not an action", field, name)
 }
 
 var operators = []specs.LinuxSeccompOperator{
@@ -147,43 +155,38 @@ next:
 				continue next
 			}
 		}
-		return invalid(fmt.Sprintf(".flags[%d]", i), "%q is not a flag", name)
+		return fmt.Errorf(".flags[%d]: %q is not a flag", i, name)
 	}
 	switch {
 	case profile.ListenerPath == "" && profile.ListenerMetadata != "":
-		return invalid(".listenerMetadata", "without listenerPath")
+		return errors.New(".listenerMetadata: without listenerPath")
 	case f.Listener() && profile.ListenerPath == "":
-		return invalid(".listenerPath", "is missing, for SCMP_ACT_NOTIFY")
+		return errors.New(".listenerPath: is missing, for SCMP_ACT_NOTIFY")
 	case f.Listener():
 		f.ListenerPath, f.ListenerMetadata = profile.ListenerPath, profile.ListenerMetadata
 	case f.Flags&unix.SECCOMP_FILTER_FLAG_WAIT_KILLABLE_RECV != 0:
 		// The kernel would refuse it.
 		f.Flags &^= unix.SECCOMP_FILTER_FLAG_WAIT_KILLABLE_RECV
-		f.warn(".flags", "%s is for SCMP_ACT_NOTIFY only, ignored", specs.LinuxSeccompFlagWaitKillableRecv)
+		f.warn(".flags: %s is for SCMP_ACT_NOTIFY only, ignored", specs.LinuxSeccompFlagWaitKillableRecv)
 	}
 	return nil
 }
 
 // tables returns an empty table for each architecture of the filter. The native
 // one is always there; those that this kernel does not run never are.
-func (f *Filter) tables(listed []specs.Arch, native specs.Arch) ([]*table, error) {
-	family := family(native)
-	if family == nil {
-		return nil, fmt.Errorf("seccomp on this architecture: %w", errors.ErrUnsupported)
-	}
+func (f *Filter) tables(listed []specs.Arch, family []arch) ([]*table, error) {
 	for i, name := range listed {
-		field := fmt.Sprintf(".architectures[%d]", i)
 		if !slices.Contains(architectures, name) {
-			return nil, invalid(field, "%q is not an architecture", name)
+			return nil, fmt.Errorf(".architectures[%d]: %q is not an architecture", i, name)
 		}
 		if !slices.ContainsFunc(family, func(a arch) bool { return a.name == name }) {
-			f.warn(field, "%s does not run on %s, ignored", name, native)
+			f.warn(".architectures[%d]: %s does not run on %s, ignored", i, name, family[0].name)
 		}
 	}
 	var tables []*table
-	for _, a := range family {
-		if a.name == native || slices.Contains(listed, a.name) {
-			tables = append(tables, &table{arch: a, rules: map[uint32][]rule{}})
+	for i, a := range family {
+		if i == 0 || slices.Contains(listed, a.name) {
+			tables = append(tables, &table{arch: a})
 		}
 	}
 	return tables, nil
@@ -193,42 +196,40 @@ func (f *Filter) tables(listed []specs.Arch, native specs.Arch) ([]*table, error
 func (f *Filter) rules(calls []specs.LinuxSyscall, def uint32, tables []*table) error {
 	var unknown []string
 	for i, call := range calls {
-		field := fmt.Sprintf(".syscalls[%d]", i)
-		action, err := actionOf(call.Action, field+".action", call.ErrnoRet, field+".errnoRet")
+		action, err := actionOf(call.Action, ".action", call.ErrnoRet, ".errnoRet")
 		if err != nil {
-			return err
+			return fmt.Errorf(".syscalls[%d]%w", i, err)
 		}
-		alternatives, err := conditionsOf(call.Args, field)
+		alternatives, err := alternativesOf(call.Args)
 		if err != nil {
-			return err
+			return fmt.Errorf(".syscalls[%d]%w", i, err)
 		}
-		for _, name := range call.Names {
+		if action == def {
+			alternatives = nil
+		}
+		for j, name := range call.Names {
 			if action == unix.SECCOMP_RET_USER_NOTIF {
 				f.Flags |= unix.SECCOMP_FILTER_FLAG_NEW_LISTENER
 				if name == "write" {
-					return invalid(field, "SCMP_ACT_NOTIFY would stop the write that reports the listener")
+					return fmt.Errorf(".syscalls[%d].names[%d]: SCMP_ACT_NOTIFY would stop the write that reports the listener", i, j)
 				}
 			}
-			nrs, ok := lookup(name)
+			line, ok := lookup(name)
 			if !ok {
 				unknown = append(unknown, name)
 				continue
 			}
 			for _, t := range tables {
-				if action == def {
-					t.enter(nrs, nil, 0, "")
-				} else {
-					t.enter(nrs, alternatives, action, field)
-				}
+				t.enter(line, alternatives, action, i)
 			}
 		}
 	}
 	if unknown != nil {
-		f.warn(".syscalls", "not known and ignored: %s", strings.Join(unknown, " "))
+		f.warn(".syscalls: not known and ignored: %q", unknown)
 	}
 	return nil
 }
 
-func (f *Filter) warn(field, format string, args ...any) {
-	f.Warnings = append(f.Warnings, fmt.Sprintf("linux.seccomp%s: %s", field, fmt.Sprintf(format, args...)))
+func (f *Filter) warn(format string, args ...any) {
+	f.Warnings = append(f.Warnings, fmt.Sprintf("linux.seccomp"+format, args...))
 }

@@ -35,7 +35,7 @@ func FuzzCompile(f *testing.F) {
 			p = throw(data)
 		}
 		for _, native := range []specs.Arch{specs.ArchX86_64, specs.ArchAARCH64} {
-			filter, err := compile(p, native)
+			filter, err := compileFor(native, p)
 			if err != nil {
 				if !errors.Is(err, ErrInvalid) {
 					t.Fatal(err)

@@ -169,7 +169,7 @@ func TestLibseccomp(t *testing.T) {
 		p.Syscalls = slices.Insert(p.Syscalls, 0, specs.LinuxSyscall{Names: []string{"getpid"}, Action: specs.ActTrap})
 		l.known(t, p, seen)
 		program, err := l.program(t, p, native)
-		if _, ours := compile(p, native); err != nil || ours != nil {
+		if _, ours := compileFor(native, p); err != nil || ours != nil {
 			continue // rules contradict each other
 		}
 		compared++
@@ -184,7 +184,7 @@ func TestLibseccomp(t *testing.T) {
 // ENOSYS for new calls is not libseccomp's, but runc's.
 func (l *library) compare(t *testing.T, name string, m *meaning, program []byte, trusted func(abi, []alternative) bool) {
 	t.Helper()
-	f, err := compile(m.LinuxSeccomp, m.native)
+	f, err := compileFor(m.native, m.LinuxSeccomp)
 	if err != nil {
 		t.Fatal(name, err)
 	}
@@ -324,7 +324,7 @@ func TestLibseccompWrong(t *testing.T) {
 			}
 			c := call{test.audit, test.nr, test.args}
 			ours, theirs := uint32(refused), uint32(refused)
-			if f, err := compile(p, native); err == nil {
+			if f, err := compileFor(native, p); err == nil {
 				ours = machine(t, f.Program)(c)
 			}
 			if program, err := l.program(t, p, native); err == nil {

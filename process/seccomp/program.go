@@ -1,7 +1,6 @@
 package seccomp
 
 import (
-	"maps"
 	"math"
 	"slices"
 
@@ -56,12 +55,19 @@ func assemble(tables []*table, def uint32) ([]unix.SockFilter, error) {
 // table adds to numbers where the calls of one architecture lead to.
 func (p *program) table(numbers *spans, t *table, def uint32) error {
 	numbers.add(t.first, returns(def))
-	for _, nr := range slices.Sorted(maps.Keys(t.rules)) {
-		rules, err := settle(t.rules[nr])
-		if err != nil {
-			return err
+	for n, e := range t.entries {
+		to := returns(e.action)
+		if !e.always {
+			if e.rules == nil {
+				continue
+			}
+			rules, err := settle(e.rules)
+			if err != nil {
+				return err
+			}
+			to = p.rules(rules, t.wide, returns(def))
 		}
-		numbers.put(nr, p.rules(rules, t.wide, returns(def)), returns(def))
+		numbers.put(t.first+uint32(n), to, returns(def))
 	}
 	switch def & unix.SECCOMP_RET_ACTION_FULL {
 	case unix.SECCOMP_RET_ALLOW, unix.SECCOMP_RET_LOG, unix.SECCOMP_RET_TRACE:

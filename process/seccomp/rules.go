@@ -12,14 +12,22 @@ import (
 // table is what the profile says about the system calls of one architecture.
 type table struct {
 	arch
-	rules  map[uint32][]rule // by number, in the profile's order
-	newest uint32            // of the calls that the profile names, whatever their rules
+	entries []entry // by number, less the first
+	newest  uint32  // of the calls that the profile names, whatever their rules
+}
+
+// entry is what it says about one call: what the first unconditional rule does,
+// or the conditional rules.
+type entry struct {
+	always bool
+	action uint32
+	rules  []rule
 }
 
 type rule struct {
 	conditions []condition
 	action     uint32
-	field      string // of the profile, for errors
+	index      int // in the profile
 }
 
 // condition compares (argument & mask) with value. There is at most one for an
@@ -32,18 +40,18 @@ type condition struct {
 
 const lastArg = 5
 
-// conditionsOf returns the alternatives that a rule's arguments are: one,
-// unless two conditions are about the same argument.
-func conditionsOf(args []specs.LinuxSeccompArg, field string) ([][]condition, error) {
+// alternativesOf returns the conditions that a rule's arguments are. There is
+// one alternative, unless two conditions are about the same argument.
+func alternativesOf(args []specs.LinuxSeccompArg) ([][]condition, error) {
 	var all []condition
 	var seen [lastArg + 1]bool
 	split := false
 	for i, a := range args {
 		if a.Index > lastArg {
-			return nil, invalid(fmt.Sprintf("%s.args[%d].index", field, i), "%d, the last argument is %d", a.Index, lastArg)
+			return nil, fmt.Errorf(".args[%d].index: %d, the last argument is %d", i, a.Index, lastArg)
 		}
 		if !slices.Contains(operators, a.Op) {
-			return nil, invalid(fmt.Sprintf("%s.args[%d].op", field, i), "%q is not an operator", a.Op)
+			return nil, fmt.Errorf(".args[%d].op: %q is not an operator", i, a.Op)
 		}
 		c := condition{a.Index, a.Op, math.MaxUint64, a.Value}
 		if a.Op == specs.OpMaskedEqual {
@@ -60,35 +68,53 @@ func conditionsOf(args []specs.LinuxSeccompArg, field string) ([][]condition, er
 	return [][]condition{all}, nil
 }
 
-// enter adds the rules for a call, one for each alternative; none if the call
-// is only to be known.
-func (t *table) enter(call numbers, alternatives [][]condition, action uint32, field string) {
-	if n := call[t.column]; n >= 0 {
-		if nr := uint32(n) | t.bit; t.first <= nr && nr <= t.last {
-			t.newest = max(t.newest, nr)
-			for _, conditions := range alternatives {
-				t.rules[nr] = append(t.rules[nr], rule{t.cut(conditions), action, field})
-			}
+// The calls of x86 that stand for many, the one meant being the first argument.
+const (
+	nrSocketcall = 102
+	nrIPC        = 117
+)
+
+// enter adds a rule for a call, once for each alternative; with none of them,
+// the call is only noted to be known.
+func (t *table) enter(call line, alternatives [][]condition, action uint32, index int) {
+	if nr, ok := call.number(t.column); ok {
+		if nr |= t.bit; t.first <= nr && nr <= t.last {
+			t.add(nr, nil, alternatives, action, index)
 		}
 	}
 	if t.name != specs.ArchX86 {
 		return
 	}
-	for _, mux := range []struct {
-		nr uint32
-		n  int // of the call, in the first argument
-	}{{102, call[colSocketcall]}, {117, call[colIPC]}} {
-		if mux.n < 0 {
-			continue
-		}
-		t.newest = max(t.newest, mux.nr)
-		for _, conditions := range alternatives {
-			conditions = t.cut(conditions)
+	if n, ok := call.number(colSocketcall); ok {
+		t.add(nrSocketcall, &condition{0, specs.OpEqualTo, math.MaxUint32, uint64(n)}, alternatives, action, index)
+	}
+	if n, ok := call.number(colIPC); ok {
+		t.add(nrIPC, &condition{0, specs.OpEqualTo, math.MaxUint32, uint64(n)}, alternatives, action, index)
+	}
+}
+
+// add enters a rule by number. The condition first, if given, takes the place
+// of one about the first argument.
+func (t *table) add(nr uint32, first *condition, alternatives [][]condition, action uint32, index int) {
+	t.newest = max(t.newest, nr)
+	for n := nr - t.first; n >= uint32(len(t.entries)); {
+		t.entries = append(t.entries, make([]entry, 512)...)
+	}
+	e := &t.entries[nr-t.first]
+	for _, conditions := range alternatives {
+		conditions = t.cut(conditions)
+		if first != nil {
 			if len(conditions) > 0 && conditions[0].arg == 0 {
 				conditions = conditions[1:]
 			}
-			first := condition{0, specs.OpEqualTo, math.MaxUint32, uint64(mux.n)}
-			t.rules[mux.nr] = append(t.rules[mux.nr], rule{slices.Insert(conditions, 0, first), action, field})
+			conditions = slices.Insert(conditions, 0, *first)
+		}
+		switch {
+		case e.always:
+		case len(conditions) == 0:
+			e.always, e.action = true, action
+		default:
+			e.rules = append(e.rules, rule{conditions, action, index})
 		}
 	}
 }
@@ -109,14 +135,9 @@ func (t *table) cut(conditions []condition) []condition {
 	return cut
 }
 
-// settle decides between the rules of one system call: what it returns does not
-// contradict itself, and the first one that holds counts.
+// settle puts the conditional rules of a call in the order in which they are
+// tried: the first one that holds counts.
 func settle(rules []rule) ([]rule, error) {
-	for _, r := range rules {
-		if len(r.conditions) == 0 {
-			return []rule{r}, nil
-		}
-	}
 	var kept []rule
 next:
 	for _, r := range rules {
@@ -132,7 +153,7 @@ next:
 				continue next
 			}
 			if k.action != r.action {
-				return nil, invalid(r.field, "contradicts %s", k.field)
+				return nil, fmt.Errorf(".syscalls[%d]: contradicts linux.seccomp.syscalls[%d]", r.index, k.index)
 			}
 			kept = slices.Delete(kept, i, i+1)
 		}

@@ -3,7 +3,6 @@ package seccomp
 import (
 	_ "embed"
 	"sort"
-	"strconv"
 	"strings"
 )
 
@@ -36,25 +35,32 @@ const (
 	lineWidth   = nameWidth + int(columns)*numberWidth + len("\n")
 )
 
-// numbers are those of one system call, a column each, or -1.
-type numbers [columns]int
+// line is one of syscalls.
+type line string
 
-// lookup returns the numbers of a system call, if there is one of this name on
-// any architecture.
-func lookup(name string) (numbers, bool) {
-	line := func(i int) string { return syscalls[i*lineWidth:][:lineWidth] }
-	lines := len(syscalls) / lineWidth
-	i := sort.Search(lines, func(i int) bool { return strings.TrimRight(line(i)[:nameWidth], " ") >= name })
-	if i == lines || strings.TrimRight(line(i)[:nameWidth], " ") != name {
-		return numbers{}, false
+// lookup finds the line of a system call, if any architecture has one of this
+// name.
+func lookup(name string) (line, bool) {
+	if len(name) > nameWidth {
+		return "", false
 	}
-	var n numbers
-	for c := range n {
-		field := strings.TrimSpace(line(i)[nameWidth+c*numberWidth:][:numberWidth])
-		n[c] = -1
-		if field != "-" {
-			n[c], _ = strconv.Atoi(field)
+	key := name + strings.Repeat(" ", nameWidth-len(name))
+	at := func(i int) string { return syscalls[i*lineWidth:][:lineWidth] }
+	i, found := sort.Find(len(syscalls)/lineWidth, func(i int) int { return strings.Compare(key, at(i)[:nameWidth]) })
+	if !found {
+		return "", false
+	}
+	return line(at(i)), true
+}
+
+// number returns what is in a column, if there is something.
+func (l line) number(c column) (uint32, bool) {
+	field := l[nameWidth+int(c)*numberWidth:][:numberWidth]
+	n, ok := uint32(0), false
+	for _, digit := range []byte(field) {
+		if '0' <= digit && digit <= '9' { // and not a space, or the - for nothing
+			n, ok = 10*n+uint32(digit-'0'), true
 		}
 	}
-	return n, true
+	return n, ok
 }

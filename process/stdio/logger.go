@@ -62,9 +62,15 @@ func startLogger(ctx context.Context, t target, r Request, pipes [2]*os.File) (*
 	return l, nil
 }
 
+// An instance is one process of a logger.
+type instance struct {
+	cmd   *exec.Cmd
+	pidfd *os.File // readable when it has ended
+}
+
 // launch starts a process and waits until it is ready: with binary-v2 it has
 // written a byte to descriptor 5, with binary it may also just have closed it.
-func (l *logger) launch(ctx context.Context) (*exec.Cmd, error) {
+func (l *logger) launch(ctx context.Context) (*instance, error) {
 	r, w, err := pipe()
 	if err != nil {
 		return nil, err
@@ -87,13 +93,18 @@ func (l *logger) launch(ctx context.Context) (*exec.Cmd, error) {
 		return nil, fmt.Errorf("start logger: %w", err)
 	}
 	child.Close()
-
-	ready.SetReadDeadline(time.Now().Add(readyTimeout))
-	defer context.AfterFunc(ctx, func() { ready.SetReadDeadline(time.Unix(1, 0)) })()
-	_, err = ready.Read(make([]byte, 1))
+	pidfd, err := unix.PidfdOpen(cmd.Process.Pid, unix.PIDFD_NONBLOCK)
+	if err != nil {
+		err = fmt.Errorf("pidfd_open: %w", err)
+	} else {
+		_ = ready.SetReadDeadline(time.Now().Add(readyTimeout))
+		defer context.AfterFunc(ctx, func() { _ = ready.SetReadDeadline(time.Unix(1, 0)) })()
+		_, err = ready.Read(make([]byte, 1))
+	}
+	p := &instance{cmd, os.NewFile(uintptr(pidfd), "pidfd")}
 	switch {
 	case err == nil, err == io.EOF && !l.target.strict:
-		return cmd, nil
+		return p, nil
 	case err == io.EOF:
 		err = errors.New("it closed descriptor 5, or exited, without saying that it is ready")
 	case ctx.Err() != nil:
@@ -101,22 +112,22 @@ func (l *logger) launch(ctx context.Context) (*exec.Cmd, error) {
 	case errors.Is(err, os.ErrDeadlineExceeded):
 		err = fmt.Errorf("not ready after %s: %w", readyTimeout, err)
 	}
-	cmd.Process.Kill()
-	go cmd.Wait()
+	_ = cmd.Process.Kill()
+	go func() { _ = p.wait() }()
 	return nil, fmt.Errorf("wait for logger: %w", err)
 }
 
 // supervise waits for the logger, and starts it again if it ends too early. In
 // the end it reads the pipes itself: the container must not stand still.
-func (l *logger) supervise(cmd *exec.Cmd) {
+func (l *logger) supervise(p *instance) {
 	defer close(l.ended)
 	defer l.cancel()
 	logg := log.G(l.ctx).WithField("logger", l.target.path)
 	var err error
 	for try := 0; ; try++ {
 		began := time.Now()
-		if cmd != nil {
-			err = wait(cmd)
+		if p != nil {
+			err = p.wait()
 		}
 		if l.ctx.Err() != nil || l.delivered() {
 			return
@@ -133,22 +144,19 @@ func (l *logger) supervise(cmd *exec.Cmd) {
 		case <-l.ctx.Done():
 			return
 		}
-		cmd, err = l.launch(l.ctx)
+		p, err = l.launch(l.ctx)
 	}
 	logg.WithError(err).Error("stdio: the logger keeps ending; output is being lost")
 	l.discard()
 }
 
 // wait is cmd.Wait without a thread that sleeps in it.
-func wait(cmd *exec.Cmd) error {
-	if fd, err := unix.PidfdOpen(cmd.Process.Pid, unix.PIDFD_NONBLOCK); err == nil {
-		pidfd := os.NewFile(uintptr(fd), "pidfd")
-		defer pidfd.Close()
-		if raw, err := pidfd.SyscallConn(); err == nil {
-			raw.Read(func(uintptr) bool { return readable(fd) != 0 })
-		}
+func (p *instance) wait() error {
+	if raw, err := p.pidfd.SyscallConn(); err == nil {
+		_ = raw.Read(func(fd uintptr) bool { return readable(int(fd)) != 0 })
 	}
-	return cmd.Wait()
+	p.pidfd.Close()
+	return p.cmd.Wait()
 }
 
 // discard reads the pipes to their end, or until l.ctx is done.
@@ -165,7 +173,7 @@ func (l *logger) discard() {
 		}
 		stop := context.AfterFunc(l.ctx, func() { f.Close() })
 		wg.Go(func() {
-			move(io.Discard, f, nil, nil)
+			_ = move(io.Discard, f, nil, nil)
 			stop()
 			f.Close()
 		})
@@ -181,7 +189,7 @@ func (l *logger) delivered() bool {
 			continue
 		}
 		done := true
-		raw.Control(func(fd uintptr) { done = readable(int(fd)) == unix.POLLHUP })
+		_ = raw.Control(func(fd uintptr) { done = readable(int(fd)) == unix.POLLHUP })
 		if !done {
 			return false
 		}
@@ -192,7 +200,7 @@ func (l *logger) delivered() bool {
 // readable polls fd, and returns at once.
 func readable(fd int) int16 {
 	p := []unix.PollFd{{Fd: int32(fd), Events: unix.POLLIN}}
-	unix.Poll(p, 0)
+	_, _ = unix.Poll(p, 0)
 	return p[0].Revents
 }
 
@@ -212,7 +220,7 @@ func (l *logger) drain(ctx context.Context) error {
 	return nil
 }
 
-// stop ends the logger, whose pipes have no writer any more.
+// stop ends the logger. The shim has closed the write ends of its pipes.
 func (l *logger) stop() error {
 	select {
 	case <-l.ended:
@@ -223,7 +231,13 @@ func (l *logger) stop() error {
 	select {
 	case <-l.ended:
 		return nil
-	case <-time.After(termGrace + time.Second):
-		return fmt.Errorf("stop logger %s: it does not end", l.target.path)
+	case <-time.After(termGrace):
+		log.G(l.ctx).WithField("logger", l.target.path).Warn("stdio: the logger does not end; it is killed")
+	}
+	select {
+	case <-l.ended:
+		return nil
+	case <-time.After(time.Second):
+		return fmt.Errorf("kill logger %s: it does not end", l.target.path)
 	}
 }

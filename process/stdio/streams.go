@@ -37,8 +37,8 @@ type Request struct {
 	ContainerID, Namespace string // environment of a logger
 }
 
-// Streams are descriptors 0, 1 and 2 of one process. All methods may be
-// called at any time, in any order and at the same time.
+// Streams are descriptors 0, 1 and 2 of one process. All methods may be called
+// in any order and at the same time.
 type Streams struct {
 	req Request
 	log *log.Entry
@@ -46,10 +46,12 @@ type Streams struct {
 	files [3]*os.File // of the process, until Started
 	stdin *os.File    // the write end held of stdin's FIFO, until CloseStdin
 
-	in     *os.File // terminal: what is copied to it, or nil
-	out    *os.File // terminal: what it is copied to
-	spare  *os.File // terminal: stderr of its logger, at its end when out is
-	logger *logger  // or nil
+	in    *os.File // terminal: what is copied to it, or nil
+	out   *os.File // terminal: what it is copied to
+	spare *os.File // terminal: stderr of its logger, at its end when out is; or nil
+
+	logger *logger     // or nil
+	pipes  [2]*os.File // of the logger; read ends
 	exited atomic.Bool
 
 	mu     sync.Mutex
@@ -65,8 +67,8 @@ type Streams struct {
 
 // Open opens what r asks for, and starts its logger. A bad request is
 // ErrInvalid, and nothing was touched if a URI was bad; other errors are
-// those of the files. It waits for a logger to be ready, for as long as ctx
-// and readyTimeout allow, and for nothing else.
+// those of the files. It waits up to readerTimeout for the client of each
+// output FIFO, and as long as ctx and readyTimeout allow for a logger.
 func Open(ctx context.Context, r Request) (*Streams, error) {
 	in, out, err, bad := targets(r)
 	if bad != nil {
@@ -140,7 +142,7 @@ func (s *Streams) openInput(t target) error {
 		return err
 	}
 	go func() {
-		move(dst, src, nil, nil)
+		_ = move(dst, src, nil, nil)
 		dst.Close()
 		src.Close()
 	}()
@@ -184,13 +186,12 @@ func (s *Streams) openOutput(i int, t target) error {
 // openLogger starts the logger. It always gets two pipes: one that nobody
 // writes to is at its end at once, or with a terminal when the other one is.
 func (s *Streams) openLogger(ctx context.Context, out, err target) error {
-	var ends [2]*os.File
-	for i := range ends {
+	for i := range s.pipes {
 		r, w, perr := pipe()
 		if perr != nil {
 			return perr
 		}
-		ends[i] = s.hold(r, "logger")
+		s.pipes[i] = blocking(r, "logger")
 		switch {
 		case s.req.Terminal && i == 0:
 			s.out, perr = s.poll(w, "logger")
@@ -205,8 +206,8 @@ func (s *Streams) openLogger(ctx context.Context, out, err target) error {
 			return perr
 		}
 	}
-	var lerr error
-	s.logger, lerr = startLogger(ctx, out, s.req, ends)
+	l, lerr := startLogger(ctx, out, s.req, s.pipes)
+	s.logger = l
 	return lerr
 }
 
@@ -229,7 +230,7 @@ func (s *Streams) openNull(i int) error {
 func (s *Streams) give(i, fd int, name string) error {
 	s.files[i] = s.hold(fd, name)
 	if n, err := unix.FcntlInt(uintptr(fd), unix.F_GETPIPE_SZ, 0); err == nil && n < pipeSize {
-		unix.FcntlInt(uintptr(fd), unix.F_SETPIPE_SZ, pipeSize)
+		_, _ = unix.FcntlInt(uintptr(fd), unix.F_SETPIPE_SZ, pipeSize)
 	}
 	if s.req.UID == -1 && s.req.GID == -1 {
 		return nil
@@ -255,8 +256,8 @@ func (s *Streams) poll(fd int, name string) (*os.File, error) {
 	return f, err
 }
 
-// copyOutput starts the copy of src to dst, which sees its end when src does.
-// s.mu is held, or s not yet known to anyone.
+// copyOutput starts the copy of src to dst, whose reader sees its end when src
+// is at its own. s.mu is held, or s not yet known to anyone.
 func (s *Streams) copyOutput(src, dst *os.File, over func() bool) {
 	delivered := make(chan struct{})
 	s.copies = append(s.copies, delivered)
@@ -270,15 +271,13 @@ func (s *Streams) copyOutput(src, dst *os.File, over func() bool) {
 		}
 		src.Close()
 		dst.Close()
-		if s.spare != nil {
-			s.spare.Close()
-		}
+		s.spare.Close()
 	}()
 }
 
-// Files are descriptors 0, 1 and 2 of the process, open until Started; one
-// file may be there twice. They are blocking, and close-on-exec. With a
-// terminal all are nil.
+// Files are descriptors 0, 1 and 2 of the process; one file may be there more
+// than once. They are blocking, and close-on-exec. Their descriptors must not be
+// used after Started, Exited, Drain or Close. With a terminal all are nil.
 func (s *Streams) Files() [3]*os.File { return s.files }
 
 // Started says that the process has its descriptors: the shim's are closed,
@@ -286,9 +285,7 @@ func (s *Streams) Files() [3]*os.File { return s.files }
 // theirs.
 func (s *Streams) Started() {
 	for _, f := range s.files {
-		if f != nil {
-			f.Close() // again is no harm
-		}
+		f.Close() // no harm if it is closed, or nil
 	}
 }
 
@@ -304,15 +301,19 @@ func (s *Streams) CloseStdin() error {
 	return nil
 }
 
-// Exited says that the process is gone: its terminal is at its end once
-// everything is read. Before, a process that comes may open it again.
+// Exited says that the process is gone, or never came: its terminal is at its
+// end once everything is read. Before, another process may open it yet.
 func (s *Streams) Exited() {
 	s.Started()
 	s.exited.Store(true)
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	if s.master != nil {
-		s.master.SetReadDeadline(time.Unix(1, 0)) // wakes move, once
+	switch {
+	case s.master != nil:
+		_ = s.master.SetReadDeadline(time.Unix(1, 0)) // wakes move, once
+	case s.req.Terminal:
+		s.out.Close()
+		s.spare.Close()
 	}
 }
 
@@ -353,6 +354,9 @@ func (s *Streams) Close() error {
 		}
 		if s.logger != nil {
 			s.closeErr = s.logger.stop()
+		}
+		for _, f := range s.pipes {
+			f.Close() // not before: a logger just starting may yet get it
 		}
 	})
 	return s.closeErr

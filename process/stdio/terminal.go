@@ -40,7 +40,7 @@ func (s *Streams) Attach(master *os.File) error {
 // hangs up instead, which loses output.
 func (s *Streams) copyInput(master *os.File) {
 	if move(keyboard{master}, s.in, nil, nil) == nil {
-		keyboard{master}.Write([]byte{4})
+		_, _ = keyboard{master}.Write([]byte{4})
 	}
 	s.in.Close()
 }
@@ -93,8 +93,8 @@ func (s *Streams) resize() error {
 	if err != nil {
 		return nil // closed
 	}
-	// Control fails only if master is closed.
-	raw.Control(func(fd uintptr) {
+	// Control itself fails only if master is closed.
+	_ = raw.Control(func(fd uintptr) {
 		err = unix.IoctlSetWinsize(int(fd), unix.TIOCSWINSZ, s.size)
 	})
 	if err != nil {

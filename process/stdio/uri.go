@@ -19,7 +19,7 @@ type kind int
 
 const (
 	null   kind = iota
-	path        // a FIFO or a file that exists
+	plain       // a FIFO, or a file that exists
 	file        // file://: created if missing
 	binary      // binary:// and binary-v2://
 )
@@ -57,7 +57,7 @@ func targets(r Request) (in, out, err target, _ error) {
 // parse understands what containerd passes in stdin, stdout and stderr. What
 // starts with a slash is a path, whatever characters it has.
 func parse(stream, uri string) (target, error) {
-	t := target{kind: path, path: uri}
+	t := target{kind: plain, path: uri}
 	if uri == "" {
 		return target{}, nil
 	}

@@ -1,0 +1,181 @@
+package process
+
+import (
+	"encoding/json"
+	"fmt"
+	"os"
+	"path/filepath"
+	"runtime"
+	"strings"
+	"sync"
+	"testing"
+	"time"
+
+	"github.com/opencontainers/runtime-spec/specs-go"
+	"golang.org/x/sys/unix"
+
+	"github.com/myshim/myshim/process/stdio"
+)
+
+func init() {
+	// As main does; see kernel.EnterMounts.
+	runtime.LockOSThread()
+}
+
+// inside are the programs that this test binary is in a container.
+var inside = map[string]func(args []string) int{
+	"true":  func([]string) int { return 0 },
+	"exit":  func(args []string) int { var n int; fmt.Sscan(args[0], &n); return n },
+	"sleep": func([]string) int { time.Sleep(time.Hour); return 0 },
+	"echo":  func(args []string) int { fmt.Println(strings.Join(args, " ")); return 0 },
+	"env":   func([]string) int { fmt.Println(strings.Join(os.Environ(), "\n")); return 0 },
+}
+
+func TestMain(m *testing.M) {
+	if len(os.Args) > 1 && os.Getenv("INSIDE") != "" {
+		os.Exit(inside[os.Args[1]](os.Args[2:]))
+	}
+	if os.Geteuid() != 0 {
+		fmt.Println("process: these tests make containers, and need root")
+		os.Exit(0)
+	}
+	if err := unix.Prctl(unix.PR_SET_CHILD_SUBREAPER, 1, 0, 0, 0); err != nil {
+		panic(err)
+	}
+	before := descriptors()
+	code := m.Run()
+	if left := leaks(before); code == 0 && left != "" {
+		fmt.Println("left behind:", left)
+		code = 1
+	}
+	os.Exit(code)
+}
+
+func descriptors() int {
+	entries, _ := os.ReadDir("/proc/self/fd")
+	return len(entries)
+}
+
+// leaks says what is there now that was not before.
+func leaks(before int) string {
+	runtime.GC() // finalizers close what the runtime keeps
+	deadline := time.Now().Add(5 * time.Second)
+	for {
+		var left []string
+		children, _ := os.ReadFile(fmt.Sprintf("/proc/self/task/%d/children", os.Getpid()))
+		if len(children) > 0 {
+			left = append(left, "children "+string(children))
+		}
+		// The program of the init, the poller, and the watcher of OOMs stay.
+		const kept = 6
+		if now := descriptors(); now > before+kept {
+			left = append(left, fmt.Sprintf("%d descriptors", now-before))
+		}
+		groups, _ := filepath.Glob("/sys/fs/cgroup/*/" + cgroupParent() + "/*")
+		for _, g := range groups {
+			if info, err := os.Stat(g); err == nil && info.IsDir() {
+				left = append(left, g)
+			}
+		}
+		if len(left) == 0 {
+			_ = removeParents()
+			return ""
+		}
+		if time.Now().After(deadline) {
+			return strings.Join(left, "; ")
+		}
+		time.Sleep(20 * time.Millisecond)
+	}
+}
+
+func cgroupParent() string { return fmt.Sprintf("myshim-test-%d", os.Getpid()) }
+
+func removeParents() error {
+	groups, _ := filepath.Glob("/sys/fs/cgroup/*/" + cgroupParent())
+	for _, g := range append(groups, "/sys/fs/cgroup/"+cgroupParent()) {
+		_ = os.Remove(g)
+	}
+	return nil
+}
+
+// recorder keeps the events of a container.
+type recorder struct {
+	mu     sync.Mutex
+	events []string
+}
+
+func (r *recorder) emit(e Event) {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	names := map[EventKind]string{
+		ContainerCreated: "create", ProcessStarted: "start", ExecAdded: "exec", ContainerPaused: "pause", ContainerResumed: "resume",
+		OutOfMemory: "oom", ProcessExited: "exit", ContainerDeleted: "delete",
+	}
+	name := names[e.Kind]
+	if e.Process.ID != "" {
+		name += "/" + e.Process.ID
+	}
+	r.events = append(r.events, name)
+}
+
+func (r *recorder) String() string {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	return strings.Join(r.events, " ")
+}
+
+var serial int
+
+// config makes a bundle whose program is this test binary, and returns what
+// Create takes. change is told the spec before it is written.
+func config(t testing.TB, change func(*specs.Spec), args ...string) (Config, *recorder) {
+	t.Helper()
+	serial++
+	id := fmt.Sprintf("c%d", serial)
+	bundle := t.TempDir()
+	if err := os.MkdirAll(filepath.Join(bundle, "rootfs"), 0o755); err != nil {
+		t.Fatal(err)
+	}
+	self, err := os.Executable()
+	if err != nil {
+		t.Fatal(err)
+	}
+	s := &specs.Spec{
+		Version: specs.Version,
+		Root:    &specs.Root{Path: "rootfs"},
+		Process: &specs.Process{
+			Cwd: "/", Args: append([]string{"/test"}, args...), Env: []string{"INSIDE=1", "PATH=/bin:/"},
+			Capabilities: &specs.LinuxCapabilities{}, NoNewPrivileges: true,
+		},
+		Mounts: []specs.Mount{
+			{Destination: "/proc", Type: "proc", Source: "proc", Options: []string{"nosuid", "noexec", "nodev"}},
+			{Destination: "/dev", Type: "tmpfs", Source: "tmpfs", Options: []string{"nosuid", "strictatime", "mode=755", "size=65536k"}},
+			{Destination: "/dev/pts", Type: "devpts", Source: "devpts", Options: []string{"nosuid", "noexec", "newinstance", "ptmxmode=0666", "mode=0620", "gid=5"}},
+			{Destination: "/dev/shm", Type: "tmpfs", Source: "shm", Options: []string{"nosuid", "noexec", "nodev", "mode=1777", "size=65536k"}},
+			{Destination: "/dev/mqueue", Type: "mqueue", Source: "mqueue", Options: []string{"nosuid", "noexec", "nodev"}},
+			{Destination: "/sys", Type: "sysfs", Source: "sysfs", Options: []string{"nosuid", "noexec", "nodev", "ro"}},
+			{Destination: "/test", Type: "bind", Source: self, Options: []string{"bind", "ro"}},
+		},
+		Linux: &specs.Linux{
+			CgroupsPath: "/" + cgroupParent() + "/" + id,
+			Namespaces: []specs.LinuxNamespace{
+				{Type: specs.PIDNamespace}, {Type: specs.MountNamespace}, {Type: specs.IPCNamespace},
+				{Type: specs.UTSNamespace}, {Type: specs.NetworkNamespace},
+			},
+			MaskedPaths:   []string{"/proc/acpi", "/proc/kcore", "/proc/keys", "/proc/timer_list", "/sys/firmware"},
+			ReadonlyPaths: []string{"/proc/bus", "/proc/fs", "/proc/irq", "/proc/sys", "/proc/sysrq-trigger"},
+		},
+	}
+	if change != nil {
+		change(s)
+	}
+	data, err := json.Marshal(s)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := os.WriteFile(filepath.Join(bundle, "config.json"), data, 0o600); err != nil {
+		t.Fatal(err)
+	}
+	r := &recorder{}
+	return Config{ID: id, Namespace: "test", Bundle: bundle, Daemon: "test", Emit: r.emit, Stdio: stdio.Request{}}, r
+}

@@ -1,0 +1,141 @@
+package process
+
+import (
+	"context"
+	"errors"
+	"os"
+	"path/filepath"
+	"strconv"
+	"strings"
+	"testing"
+	"time"
+
+	"github.com/opencontainers/runtime-spec/specs-go"
+	"golang.org/x/sys/unix"
+
+	"github.com/myshim/myshim/process/stdio"
+)
+
+// create makes a container that is destroyed at the end of the test.
+func create(t testing.TB, c Config) *Container {
+	t.Helper()
+	container, err := Create(t.Context(), c)
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() {
+		if err := container.Destroy(context.Background()); err != nil && !errors.Is(err, ErrState) {
+			t.Error(err)
+		}
+	})
+	return container
+}
+
+func start(t testing.TB, c *Container) {
+	t.Helper()
+	if err := c.Start(t.Context()); err != nil {
+		t.Fatal(err)
+	}
+}
+
+func wait(t testing.TB, p *Process) int {
+	t.Helper()
+	ctx, cancel := context.WithTimeout(t.Context(), 20*time.Second)
+	defer cancel()
+	exit, err := p.Wait(ctx)
+	if err != nil {
+		t.Fatal(err)
+	}
+	return exit.Code
+}
+
+func TestLife(t *testing.T) {
+	cfg, events := config(t, nil, "echo", "hello")
+	out := filepath.Join(t.TempDir(), "out")
+	cfg.Stdio = stdio.Request{Stdout: "file://" + out}
+	c := create(t, cfg)
+	if s := c.Init.State(); s.Status != Created || s.PID == 0 {
+		t.Errorf("created: %+v", s)
+	}
+	if exe, err := os.Readlink(filepath.Join("/proc", strconv.Itoa(c.Init.State().PID), "exe")); !strings.HasPrefix(exe, "/memfd:myshim-init") {
+		t.Errorf("the waiting init is %s (%v)", exe, err)
+	}
+	start(t, c)
+	if code := wait(t, c.Init); code != 0 {
+		t.Errorf("exit %d", code)
+	}
+	if err := c.Delete(t.Context()); err != nil {
+		t.Error(err)
+	}
+	if err := c.Delete(t.Context()); err != nil {
+		t.Errorf("again: %v", err)
+	}
+	text, err := os.ReadFile(out)
+	if string(text) != "hello\n" {
+		t.Errorf("output %q (%v)", text, err)
+	}
+	if got := events.String(); got != "create start exit delete" {
+		t.Errorf("events: %s", got)
+	}
+}
+
+func TestExec(t *testing.T) {
+	cfg, events := config(t, nil, "sleep")
+	c := create(t, cfg)
+	start(t, c)
+	out := filepath.Join(t.TempDir(), "out")
+	p, err := c.Exec("e", &specs.Process{Cwd: "/dev", Args: []string{"test", "env"}, Env: []string{"INSIDE=1", "PATH=/bin:/"}},
+		stdio.Request{Stdout: "file://" + out})
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := c.StartExec(t.Context(), p); err != nil {
+		t.Fatal(err)
+	}
+	if code := wait(t, p); code != 0 {
+		t.Errorf("exit %d", code)
+	}
+	if err := c.DeleteExec(t.Context(), p); err != nil {
+		t.Error(err)
+	}
+	text, _ := os.ReadFile(out)
+	if got := string(text); got != "INSIDE=1\nPATH=/bin:/\nHOME=/\n" {
+		t.Errorf("environment %q", got)
+	}
+	if err := c.Kill(unix.SIGKILL, false); err != nil {
+		t.Error(err)
+	}
+	if code := wait(t, c.Init); code != 137 {
+		t.Errorf("exit %d", code)
+	}
+	if err := c.Delete(t.Context()); err != nil {
+		t.Error(err)
+	}
+	if got := events.String(); got != "create start exec/e start/e exit/e exit delete" {
+		t.Errorf("events: %s", got)
+	}
+}
+
+// BenchmarkLife measures what a container costs without shim and containerd.
+func BenchmarkLife(b *testing.B) {
+	times := map[string]time.Duration{}
+	phase := func(name string, f func() error) {
+		began := time.Now()
+		if err := f(); err != nil {
+			b.Fatal(name, err)
+		}
+		times[name] += time.Since(began)
+	}
+	for range b.N {
+		cfg, _ := config(b, nil, "true")
+		var c *Container
+		time.Sleep(20 * time.Millisecond) // idle, so that grace periods are paid
+		phase("create", func() (err error) { c, err = Create(b.Context(), cfg); return err })
+		phase("start", func() error { return c.Start(b.Context()) })
+		phase("exit", func() error { _, err := c.Init.Wait(b.Context()); return err })
+		phase("delete", func() error { return c.Delete(b.Context()) })
+	}
+	for name, d := range times {
+		b.ReportMetric(float64(d.Microseconds())/float64(b.N), "us-"+name)
+	}
+}
