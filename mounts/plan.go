@@ -88,7 +88,7 @@ func Compile(c Config) (*Plan, error) {
 		}
 		if o.Bind {
 			devBound = devBound || dest == "/dev"
-			p.Ops = append(p.Ops, &bind{field: field, source: absolute(m.Source, c.Bundle), dest: dest, options: o, mappings: mappings(m, linux)})
+			p.Ops = append(p.Ops, &bind{field: field, source: absolute(m.Source, c.Bundle), dest: dest, options: o, mappings: mappings(m)})
 			continue
 		}
 		if m.Type == "cgroup" || m.Type == "cgroup2" {
@@ -152,7 +152,7 @@ func checkOptions(o *Options, m *specs.Mount, linux *specs.Linux) error {
 
 // mappings are the ids of an idmapped mount: its own, or else nil for those of
 // the container's user namespace.
-func mappings(m *specs.Mount, linux *specs.Linux) *Mappings {
+func mappings(m *specs.Mount) *Mappings {
 	if len(m.UIDMappings) == 0 {
 		return nil
 	}

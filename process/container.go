@@ -34,6 +34,8 @@ type Container struct {
 	alive context.Context
 	die   context.CancelFunc
 
+	updating sync.Mutex // one Update after the other; nothing else waits for it
+
 	mu    sync.Mutex
 	pause Status              // guarded by mu; Running, Pausing or Paused
 	execs map[string]*Process // guarded by mu; those that are not deleted
@@ -67,6 +69,7 @@ type Event struct {
 // EventKind says what happened.
 type EventKind int
 
+// What can happen.
 const (
 	ContainerCreated EventKind = iota
 	ProcessStarted
@@ -112,7 +115,7 @@ func (c *Container) allow(a Action, then func() error) error {
 	if status == Running {
 		status = c.pause
 	}
-	if _, err := status.after(a, "container"); err != nil {
+	if err := status.allows(a, "container"); err != nil {
 		return err
 	}
 	return then()
@@ -163,6 +166,8 @@ func (c *Container) Update(r *specs.LinuxResources) error {
 	if err := c.allow(Update, nothing); err != nil {
 		return err
 	}
+	c.updating.Lock()
+	defer c.updating.Unlock()
 	if err := c.group.Update(r); err != nil {
 		return fmt.Errorf("update container %s: %w", c.ID, err)
 	}
@@ -223,13 +228,15 @@ func (c *Container) processes() []*Process {
 
 // Kill sends a signal to the init, or to all processes of the container.
 func (c *Container) Kill(sig unix.Signal, all bool) error {
-	err := c.Init.Signal(sig)
-	if all && err == nil {
+	err := c.Init.Signal(0) // for one that has ended
+	switch {
+	case err == nil && all:
 		err = c.group.Signal(sig)
+	case err == nil:
+		err = c.Init.Signal(sig)
 	}
 	if err == nil && sig == unix.SIGKILL && c.pauseStatus() != Running {
-		// Frozen, cgroup v1 does not even let it die.
-		err = c.group.Thaw()
+		err = c.group.Thaw() // frozen, on cgroup v1 it does not even die
 	}
 	return err
 }
@@ -279,22 +286,22 @@ func (c *Container) endExecs() {
 	}
 }
 
-// settle keeps what is true of the container for when its cgroup is gone, and
-// lets go of its file system, which would be kept in use.
+// settle keeps what is true of the container for when it is gone, and lets go of
+// what would keep its file system in use.
 func (c *Container) settle(exit ExitStatus) {
-	stats, err := c.group.Stats()
-	if err != nil && !errors.Is(err, os.ErrNotExist) {
-		log.L.WithError(err).Warnf("the last statistics of %s", c.ID)
+	var stats any
+	if c.group.Unit != "" { // systemd takes the cgroup away with the last process
+		var err error
+		if stats, err = c.group.Stats(); err != nil {
+			log.L.WithError(err).Debugf("the last statistics of %s", c.ID)
+		}
 	}
 	c.mu.Lock()
 	root := c.root
 	c.root, c.stats = nil, stats
 	c.mu.Unlock()
-	if root != nil {
-		_ = root.Close()
-	}
-	if err := c.record.ended(exit); err != nil {
-		log.L.WithError(err).Warnf("record the exit of %s", c.ID)
+	if err := errors.Join(root.Close(), c.start.Close(), c.record.ended(exit)); err != nil {
+		log.L.WithError(err).Warnf("after the end of %s", c.ID)
 	}
 }
 
@@ -308,7 +315,7 @@ func (c *Container) Start(ctx context.Context) error {
 	if err := c.startInit(ctx); err != nil {
 		_ = p.Signal(unix.SIGKILL) // it may wait with the error that it reported
 		p.failed(err)
-		return errors.Join(err, c.start.Close())
+		return err
 	}
 	p.started(func() { c.emit(ProcessStarted, p) })
 	return c.start.Close()
@@ -337,9 +344,6 @@ func (c *Container) destroy(ctx context.Context) error {
 			return err
 		}
 		<-c.Init.exited
-		if err := c.start.Close(); err != nil {
-			return err
-		}
 	}
 	for _, p := range c.processes() {
 		if err := c.DeleteExec(ctx, p); err != nil {
@@ -370,10 +374,8 @@ func (c *Container) Destroy(ctx context.Context) error {
 	if err := c.Kill(unix.SIGKILL, true); err != nil && !errors.Is(err, ErrNotFound) {
 		log.L.WithError(err).Warnf("kill %s", c.ID)
 	}
-	if status := c.Init.State().Status; status != Created {
-		if _, err := c.Init.Wait(ctx); err != nil {
-			return err
-		}
+	if _, err := c.Init.Wait(ctx); err != nil {
+		return err
 	}
 	return c.Delete(ctx)
 }

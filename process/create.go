@@ -187,7 +187,7 @@ func (m *making) furnish(ctx context.Context) error {
 	// Writing limits and mounting wait for different things of the kernel.
 	limited := make(chan error, 1)
 	go func() { limited <- m.group.Set(m.spec.Linux) }()
-	slave, err := m.build(ctx)
+	slave, err := m.build()
 	if slave != nil {
 		defer slave.Close()
 	}
@@ -208,7 +208,7 @@ func (m *making) furnish(ctx context.Context) error {
 
 // build puts the file system together, in the init's mount namespace, and opens
 // the terminal in it if there is to be one.
-func (m *making) build(ctx context.Context) (slave *os.File, err error) {
+func (m *making) build() (slave *os.File, err error) {
 	supers := make([]*os.File, len(m.plan.Supers))
 	for i, cell := range m.plan.Supers {
 		if supers[i], err = m.init.Descriptor(int(cell.Value(m.start.report)), "a mount"); err != nil {

@@ -124,3 +124,11 @@ func (l *launching) execute(ctx context.Context) error {
 	}
 	return err
 }
+
+// Close gives the socket back; again is no error.
+func (l *launching) Close() error {
+	if err := l.Init.Close(); !errors.Is(err, os.ErrClosed) {
+		return err
+	}
+	return nil
+}

@@ -162,7 +162,7 @@ func (p *Process) begin() error {
 	if p.busy != nil || p.deletion != nil {
 		return &stateError{"the process is being started or deleted already"}
 	}
-	if _, err := p.status.after(Start, "process"); err != nil {
+	if err := p.status.allows(Start, "process"); err != nil {
 		return err
 	}
 	p.busy = make(chan struct{})
@@ -173,7 +173,7 @@ func (p *Process) begin() error {
 // that it has ended, even if it has by now.
 func (p *Process) started(announce func()) {
 	p.mu.Lock()
-	p.status = Running
+	p.status = next[p.status][Start]
 	busy := p.busy
 	p.busy = nil
 	p.mu.Unlock()
@@ -252,7 +252,7 @@ func (p *Process) watch(k *kernel.Process) {
 func (p *Process) stop(exit ExitStatus, announce func()) {
 	p.ending.Do(func() {
 		p.mu.Lock()
-		p.status, p.exit = Stopped, exit
+		p.status, p.exit = next[p.status][Exit], exit
 		p.mu.Unlock()
 		announce()
 		close(p.exited)
@@ -265,7 +265,7 @@ func (p *Process) remove(ctx context.Context, do func(context.Context) error) er
 	p.mu.Lock()
 	d := p.deletion
 	if d == nil {
-		_, err := p.status.after(Delete, "process")
+		err := p.status.allows(Delete, "process")
 		if p.busy != nil {
 			err = &stateError{"cannot delete a process that is being started"}
 		}
@@ -282,7 +282,7 @@ func (p *Process) remove(ctx context.Context, do func(context.Context) error) er
 			if d.err != nil {
 				p.deletion = nil
 			} else {
-				p.status = Deleted
+				p.status = next[p.status][Delete]
 			}
 			p.mu.Unlock()
 			close(d.done)

@@ -51,9 +51,6 @@ func setProcess(pid int, p *specs.Process) error {
 	return nil
 }
 
-// setExec is setProcess for the process of an exec.
-func setExec(pid int, p *specs.Process) error { return setProcess(pid, p) }
-
 // writeMappings gives the init's new user namespace its ids.
 func (c *Container) writeMappings(pid int) error {
 	for _, m := range []struct {

@@ -10,6 +10,7 @@ import (
 // container.
 type Status int
 
+// The states.
 const (
 	Created Status = iota // it waits for Start
 	Running
@@ -26,6 +27,7 @@ func (s Status) String() string {
 // Action is what can be asked of a process, or happen to it.
 type Action int
 
+// The actions.
 const (
 	Start Action = iota
 	Exec
@@ -66,14 +68,13 @@ type stateError struct{ text string }
 func (e *stateError) Error() string        { return e.text }
 func (e *stateError) Is(target error) bool { return target == ErrState }
 
-// after is the state after the action. what names who is in the state: "process"
-// or "container".
-func (s Status) after(a Action, what string) (Status, error) {
-	to, ok := next[s][a]
-	if !ok {
-		return s, &stateError{fmt.Sprintf("cannot %s a %s %s", a, s, what)}
+// allows says whether something may happen in this state. what names who is in
+// it: "process" or "container".
+func (s Status) allows(a Action, what string) error {
+	if _, ok := next[s][a]; !ok {
+		return &stateError{fmt.Sprintf("cannot %s a %s %s", a, s, what)}
 	}
-	return to, nil
+	return nil
 }
 
 // ExitStatus is how a process ended.

@@ -4,7 +4,7 @@
 // what happens to containers comes back as events. Protobuf types end here.
 //
 //	RPC         process                        event
-//	Create      Create                         TaskCreate
+//	Create      process.Create                 TaskCreate
 //	Start       Container.Start                TaskStart
 //	            Container.StartExec            TaskExecStarted
 //	Exec        Container.Exec                 TaskExecAdded

@@ -31,7 +31,7 @@ func code(err error) error {
 		if errors.Is(err, c.ours) {
 			// Its text, and no more of it: what it is made of means nothing to
 			// containerd, and some of it, fs.ErrNotExist, something else.
-			return errgrpc.ToGRPC(fmt.Errorf("%s: %w", err, c.theirs))
+			return errgrpc.ToGRPC(fmt.Errorf("%s: %w", err.Error(), c.theirs))
 		}
 	}
 	return errgrpc.ToGRPC(errors.New(err.Error()))

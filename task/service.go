@@ -317,11 +317,11 @@ func (s *Service) stats(_ context.Context, r *api.StatsRequest) (*api.StatsRespo
 	if err != nil {
 		return nil, err
 	}
-	any, err := typeurl.MarshalAnyToProto(stats)
+	message, err := typeurl.MarshalAnyToProto(stats)
 	if err != nil {
 		return nil, err
 	}
-	return &api.StatsResponse{Stats: any}, nil
+	return &api.StatsResponse{Stats: message}, nil
 }
 
 func (s *Service) resizePty(_ context.Context, r *api.ResizePtyRequest) (*emptypb.Empty, error) {

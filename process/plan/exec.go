@@ -1,6 +1,8 @@
 package plan
 
 import (
+	"strings"
+
 	"github.com/opencontainers/runtime-spec/specs-go"
 	"golang.org/x/sys/unix"
 
@@ -57,15 +59,15 @@ func NewExec(c *spec.Container, id string, process *specs.Process, filter *secco
 func (b *builder) enterContainer(c *spec.Container) {
 	init := b.file(File{Kind: InitPidfd})
 	var flags uint64
-	text := ""
+	var names []string
 	for _, known := range cloneFlags {
 		if c.Has(known.kind) {
 			flags |= known.flag
-			text += "|" + known.name
+			names = append(names, known.name)
 		}
 	}
 	if flags != 0 {
-		b.Add(script.Setns, init, script.Flags(flags, text[1:]))
+		b.Add(script.Setns, init, script.Flags(flags, strings.Join(names, "|")))
 	}
 	// Of a mount namespace the root is the container's, unless it is only
 	// chroot that keeps the container in there.

@@ -27,19 +27,20 @@ type Host struct {
 // Report is what a script tells the shim, and waits for an answer to.
 type Report int
 
+// The reports of scripts.
 const (
-	// Cloned: a clone goes on, and the process before ends. No answer.
+	// Cloned says that a clone goes on, and the process before ends. No answer.
 	Cloned Report = iota
-	// Mappings: the process is in a new user namespace, and needs its ids.
+	// Mappings says that the process is in a new user namespace, and needs its ids.
 	Mappings
-	// Supers: the superblocks of the container's namespaces are made. The
+	// Supers says that the superblocks of the container's namespaces are made. The
 	// answer is the variable HOME, with its NUL, the root, and the terminal if
 	// there is one.
 	Supers
-	// Listener: the seccomp filter is loaded, the descriptor of its listener is
+	// Listener says that the seccomp filter is loaded, the descriptor of its listener is
 	// in Listener.
 	Listener
-	// Ready: everything is done but to execute the program. The answer is Start.
+	// Ready says that everything is done but to execute the program. The answer is Start.
 	Ready
 )
 
@@ -83,6 +84,7 @@ type File struct {
 // FileKind says what a File is.
 type FileKind int
 
+// What a script can start with.
 const (
 	Tasks         FileKind = iota // the tasks file of the next cgroup v1 hierarchy
 	CgroupDir                     // the directory of the container's cgroup v2

@@ -200,12 +200,12 @@ func (f *Filter) rules(calls []specs.LinuxSyscall, def uint32, tables []*table) 
 		if err != nil {
 			return fmt.Errorf(".syscalls[%d]%w", i, err)
 		}
-		alternatives, err := alternativesOf(call.Args)
+		rules, err := rulesOf(call.Args, action, i)
 		if err != nil {
 			return fmt.Errorf(".syscalls[%d]%w", i, err)
 		}
 		if action == def {
-			alternatives = nil
+			rules = nil
 		}
 		for j, name := range call.Names {
 			if action == unix.SECCOMP_RET_USER_NOTIF {
@@ -220,7 +220,7 @@ func (f *Filter) rules(calls []specs.LinuxSyscall, def uint32, tables []*table) 
 				continue
 			}
 			for _, t := range tables {
-				t.enter(line, alternatives, action, i)
+				t.enter(line, rules)
 			}
 		}
 	}

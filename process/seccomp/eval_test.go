@@ -4,7 +4,9 @@ import (
 	"cmp"
 	"encoding/binary"
 	"encoding/json"
+	"iter"
 	"math"
+	"math/rand/v2"
 	"os"
 	"path/filepath"
 	"slices"
@@ -272,39 +274,48 @@ func (a abi) holds(args []specs.LinuxSeccompArg, c call) bool {
 	for _, arg := range args {
 		mask, want := a.operands(arg)
 		have := c.Args[arg.Index] & mask
-		if ok := map[specs.LinuxSeccompOperator]bool{
-			specs.OpEqualTo:      have == want,
-			specs.OpNotEqual:     have != want,
-			specs.OpGreaterEqual: have >= want,
-			specs.OpGreaterThan:  have > want,
-			specs.OpLessEqual:    have <= want,
-			specs.OpLessThan:     have < want,
-			specs.OpMaskedEqual:  have == want,
-		}[arg.Op]; !ok {
+		ok := false
+		switch arg.Op {
+		case specs.OpEqualTo, specs.OpMaskedEqual:
+			ok = have == want
+		case specs.OpNotEqual:
+			ok = have != want
+		case specs.OpGreaterEqual:
+			ok = have >= want
+		case specs.OpGreaterThan:
+			ok = have > want
+		case specs.OpLessEqual:
+			ok = have <= want
+		case specs.OpLessThan:
+			ok = have < want
+		}
+		if !ok {
 			return false
 		}
 	}
 	return true
 }
 
-// before says whether the conditions x are asked for before y, as libseccomp
-// orders the nodes of its trees: word by word.
+// before says whether the conditions x are tried before y: those on a later
+// argument, then equalities, then upper and then lower bounds, then by the value.
 func (a abi) before(x, y []specs.LinuxSeccompArg) bool {
-	words := func(args []specs.LinuxSeccompArg) (w []uint64) {
+	key := func(args []specs.LinuxSeccompArg) (k []uint64) {
 		for _, arg := range args {
-			_, value := a.operands(arg)
-			class, value := uint64(0), ^value // the larger one comes first
-			switch arg.Op {
-			case specs.OpLessEqual, specs.OpLessThan:
-				class, value = 1, ^value // but not here
-			case specs.OpGreaterEqual, specs.OpGreaterThan:
-				class = 2
-			}
-			w = append(w, uint64(6-arg.Index), class, value)
+			mask, value := a.operands(arg)
+			place := map[specs.LinuxSeccompOperator][3]uint64{
+				specs.OpEqualTo:      {0, ^value, 0},
+				specs.OpMaskedEqual:  {0, ^value, 1},
+				specs.OpNotEqual:     {0, ^value, 2},
+				specs.OpLessThan:     {1, value, 0},
+				specs.OpLessEqual:    {1, value, 1},
+				specs.OpGreaterThan:  {2, ^value, 0},
+				specs.OpGreaterEqual: {2, ^value, 1},
+			}[arg.Op]
+			k = append(k, uint64(5-arg.Index), place[0], place[1], place[2], ^mask)
 		}
-		return w
+		return k
 	}
-	return slices.Compare(words(x), words(y)) < 0
+	return slices.Compare(key(x), key(y)) < 0
 }
 
 // calls are those worth trying on a filter: every number, and around each
@@ -322,58 +333,61 @@ func (m *meaning) calls(try func(call)) {
 			try(call{Audit: audit, Nr: nr})
 		}
 	}
+	conditions := map[call][]specs.LinuxSeccompArg{}
 	for _, s := range m.Syscalls {
-		if len(s.Args) == 0 {
-			continue
-		}
-		for args := range arguments(s.Args) {
-			for _, name := range s.Names {
-				for _, audit := range audits {
-					for a := range m.rules {
-						for nr := range a.numbers(name) {
-							if abiOf(m.native, audit, nr) == a {
-								try(call{audit, nr, args})
-							}
+		for _, name := range s.Names {
+			for a := range m.rules {
+				for nr := range a.numbers(name) {
+					for _, audit := range audits {
+						if abiOf(m.native, audit, nr) == a {
+							c := call{Audit: audit, Nr: nr}
+							conditions[c] = append(conditions[c], s.Args...)
 						}
 					}
 				}
 			}
 		}
 	}
+	for c, args := range conditions {
+		for c.Args = range arguments(args) {
+			try(c)
+		}
+	}
 }
 
-// arguments yields all combinations of what is at the border of conditions.
-func arguments(conditions []specs.LinuxSeccompArg) func(yield func([6]uint64) bool) {
-	return func(yield func([6]uint64) bool) {
-		var values [6][]uint64
-		for _, c := range conditions {
-			for _, v := range []uint64{c.Value, c.ValueTwo, c.Value & c.ValueTwo} {
-				values[c.Index] = append(values[c.Index], v-1, v, v+1, v^1<<32, v|1<<63, v&math.MaxUint32)
-			}
-			values[c.Index] = append(values[c.Index], 0, 1, 20, math.MaxUint32, math.MaxUint64)
+// arguments yields what is at the border of conditions: all combinations, or
+// two thousand of them.
+func arguments(conditions []specs.LinuxSeccompArg) iter.Seq[[6]uint64] {
+	var values [6][]uint64
+	for _, c := range conditions {
+		for _, v := range []uint64{c.Value, c.ValueTwo, c.Value & c.ValueTwo} {
+			values[c.Index] = append(values[c.Index], v-1, v, v+1, v^1<<32, v|1<<63, v&math.MaxUint32)
 		}
-		var args [6]uint64
-		var combine func(i int) bool
-		n := 0
-		combine = func(i int) bool {
-			if i == 6 {
-				n++
-				return yield(args) && n < 5000
-			}
-			if values[i] == nil {
-				args[i] = 0
-				return combine(i + 1)
-			}
-			slices.Sort(values[i])
-			for _, v := range slices.Compact(values[i]) {
-				args[i] = v
-				if !combine(i + 1) {
-					return false
+		values[c.Index] = append(values[c.Index], 0, 1, 20, math.MaxUint32, math.MaxUint64)
+	}
+	combinations := 1.0
+	for i := range values {
+		values[i] = append(values[i], 0)
+		slices.Sort(values[i])
+		values[i] = slices.Compact(values[i])
+		combinations *= float64(len(values[i]))
+	}
+	random := rand.New(rand.NewPCG(5, 6))
+	return func(yield func([6]uint64) bool) {
+		for n := range int(min(combinations, 2000)) {
+			var args [6]uint64
+			for i, v := range values {
+				if combinations > 2000 {
+					args[i] = v[random.IntN(len(v))]
+				} else {
+					args[i] = v[n%len(v)]
+					n /= len(v)
 				}
 			}
-			return true
+			if !yield(args) {
+				return
+			}
 		}
-		combine(0)
 	}
 }
 

@@ -165,7 +165,7 @@ func (p *program) equal(arg uint, wide bool, values []match, otherwise target) t
 		his.put(hi, p.choose(low(arg), los), otherwise)
 	}
 	if !wide {
-		return his[0].to
+		return his[0].to // 0 is the only one
 	}
 	return p.choose(high(arg), his)
 }

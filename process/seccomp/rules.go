@@ -40,9 +40,9 @@ type condition struct {
 
 const lastArg = 5
 
-// alternativesOf returns the conditions that a rule's arguments are. There is
-// one alternative, unless two conditions are about the same argument.
-func alternativesOf(args []specs.LinuxSeccompArg) ([][]condition, error) {
+// rulesOf reads the arguments of the profile's rule number index. It is one
+// rule, unless two conditions are about the same argument.
+func rulesOf(args []specs.LinuxSeccompArg, action uint32, index int) ([]rule, error) {
 	var all []condition
 	var seen [lastArg + 1]bool
 	split := false
@@ -61,60 +61,74 @@ func alternativesOf(args []specs.LinuxSeccompArg) ([][]condition, error) {
 		split = split || seen[a.Index]
 		seen[a.Index] = true
 	}
-	if split {
-		return slices.Collect(slices.Chunk(all, 1)), nil
+	if !split {
+		slices.SortFunc(all, func(a, b condition) int { return cmp.Compare(a.arg, b.arg) })
+		return []rule{{all, action, index}}, nil
 	}
-	slices.SortFunc(all, func(a, b condition) int { return cmp.Compare(a.arg, b.arg) })
-	return [][]condition{all}, nil
+	var rules []rule
+	for c := range slices.Chunk(all, 1) {
+		rules = append(rules, rule{c, action, index})
+	}
+	return rules, nil
 }
 
-// The calls of x86 that stand for many, the one meant being the first argument.
+// The calls of x86 that stand for many: their first argument says for which.
 const (
 	nrSocketcall = 102
 	nrIPC        = 117
 )
 
-// enter adds a rule for a call, once for each alternative; with none of them,
-// the call is only noted to be known.
-func (t *table) enter(call line, alternatives [][]condition, action uint32, index int) {
+// enter adds rules for a call; without any, the call is only known from then on.
+func (t *table) enter(call line, rules []rule) {
 	if nr, ok := call.number(t.column); ok {
 		if nr |= t.bit; t.first <= nr && nr <= t.last {
-			t.add(nr, nil, alternatives, action, index)
+			t.add(nr, rules)
 		}
 	}
 	if t.name != specs.ArchX86 {
 		return
 	}
 	if n, ok := call.number(colSocketcall); ok {
-		t.add(nrSocketcall, &condition{0, specs.OpEqualTo, math.MaxUint32, uint64(n)}, alternatives, action, index)
+		t.add(nrSocketcall, within(n, rules))
 	}
 	if n, ok := call.number(colIPC); ok {
-		t.add(nrIPC, &condition{0, specs.OpEqualTo, math.MaxUint32, uint64(n)}, alternatives, action, index)
+		t.add(nrIPC, within(n, rules))
 	}
 }
 
-// add enters a rule by number. The condition first, if given, takes the place
-// of one about the first argument.
-func (t *table) add(nr uint32, first *condition, alternatives [][]condition, action uint32, index int) {
-	t.newest = max(t.newest, nr)
-	for n := nr - t.first; n >= uint32(len(t.entries)); {
-		t.entries = append(t.entries, make([]entry, 512)...)
-	}
-	e := &t.entries[nr-t.first]
-	for _, conditions := range alternatives {
-		conditions = t.cut(conditions)
-		if first != nil {
-			if len(conditions) > 0 && conditions[0].arg == 0 {
-				conditions = conditions[1:]
+// within returns the rules for a call that has n as the first argument, and its
+// own arguments in memory. It is libseccomp's doing, not ours, that conditions
+// on the others stay.
+func within(n uint32, rules []rule) []rule {
+	var all []rule
+	for _, r := range rules {
+		conditions := []condition{{0, specs.OpEqualTo, math.MaxUint64, uint64(n)}}
+		for _, c := range r.conditions {
+			if c.arg > 0 {
+				conditions = append(conditions, c)
 			}
-			conditions = slices.Insert(conditions, 0, *first)
 		}
+		r.conditions = conditions
+		all = append(all, r)
+	}
+	return all
+}
+
+func (t *table) add(nr uint32, rules []rule) {
+	t.newest = max(t.newest, nr)
+	n := int(nr - t.first)
+	if n >= len(t.entries) {
+		t.entries = append(t.entries, make([]entry, n+512)...)
+	}
+	e := &t.entries[n]
+	for _, r := range rules {
+		r.conditions = t.cut(r.conditions)
 		switch {
 		case e.always:
-		case len(conditions) == 0:
-			e.always, e.action = true, action
+		case len(r.conditions) == 0:
+			e.always, e.action = true, r.action
 		default:
-			e.rules = append(e.rules, rule{conditions, action, index})
+			e.rules = append(e.rules, r)
 		}
 	}
 }
@@ -159,35 +173,54 @@ next:
 		}
 		kept = append(kept, r)
 	}
-	slices.SortStableFunc(kept, precedence)
+	slices.SortFunc(kept, precedence)
 	return kept, nil
 }
 
 // precedence is the order in which libseccomp's trees of comparisons are
-// walked. It knows which condition is narrower, if they are about the same
-// argument: equality before ranges, and of two ranges the one inside the other.
+// walked. Of two conditions on the same argument the narrower one comes first,
+// as far as that is known without looking at both: equality before ranges, the
+// inner range before the outer one.
 func precedence(a, b rule) int {
 	for i := range min(len(a.conditions), len(b.conditions)) {
 		a, b := a.conditions[i], b.conditions[i]
-		if order := cmp.Or(cmp.Compare(b.arg, a.arg), cmp.Compare(rank(a.op), rank(b.op))); order != 0 {
-			return order
+		aClass, aPlace := rank(a.op)
+		bClass, bPlace := rank(b.op)
+		values := cmp.Compare(b.value, a.value)
+		if aClass == upperBound {
+			values = -values
 		}
-		if a.value != b.value {
-			if rank(a.op) == 1 {
-				return cmp.Compare(a.value, b.value)
-			}
-			return cmp.Compare(b.value, a.value)
+		if order := cmp.Or(cmp.Compare(b.arg, a.arg), cmp.Compare(aClass, bClass), values,
+			cmp.Compare(aPlace, bPlace), cmp.Compare(b.mask, a.mask)); order != 0 {
+			return order
 		}
 	}
 	return 0
 }
 
-func rank(op specs.LinuxSeccompOperator) int {
+const (
+	equality = iota
+	upperBound
+	lowerBound
+)
+
+// rank returns the class of an operator, and its place among those of the class
+// for the same value.
+func rank(op specs.LinuxSeccompOperator) (class, place int) {
 	switch op {
-	case specs.OpLessThan, specs.OpLessEqual:
-		return 1
-	case specs.OpGreaterThan, specs.OpGreaterEqual:
-		return 2
+	case specs.OpEqualTo:
+		return equality, 0
+	case specs.OpMaskedEqual:
+		return equality, 1
+	case specs.OpNotEqual:
+		return equality, 2
+	case specs.OpLessThan:
+		return upperBound, 0
+	case specs.OpLessEqual:
+		return upperBound, 1
+	case specs.OpGreaterThan:
+		return lowerBound, 0
+	default: // OpGreaterEqual
+		return lowerBound, 1
 	}
-	return 0
 }

@@ -20,6 +20,7 @@ func logTo(t *testing.T, scheme, mode string) (Request, string) {
 }
 
 func TestLogger(t *testing.T) {
+	root(t)
 	for _, c := range []struct{ scheme, mode string }{{"binary", "ok"}, {"binary", "mute"}, {"binary-v2", "ok"}} {
 		r, dir := logTo(t, c.scheme, c.mode)
 		r.UID, r.GID = 1, 1

@@ -132,6 +132,24 @@ func TestNoClient(t *testing.T) {
 	equal(t, "stdout", string(b), "out")
 }
 
+// A client that is slow to open its end misses nothing of a short process.
+func TestSlowClient(t *testing.T) {
+	before := readerTimeout
+	t.Cleanup(func() { readerTimeout = before })
+	readerTimeout = 10 * time.Second
+	r := request()
+	r.Stdout = fifo(t, "out")
+	out := make(chan []byte, 1)
+	go func() {
+		time.Sleep(50 * time.Millisecond)
+		out <- <-read(r.Stdout)
+	}()
+	s := ask(t, r)
+	ok(t, run(t, s, "role", "words").Wait())
+	ok(t, s.Close())
+	equal(t, "output", string(within(t, "output", out)), "out")
+}
+
 func TestStdinDetachAndReattach(t *testing.T) {
 	for _, c := range []bool{false, true} {
 		for _, closeFirst := range []bool{false, true} { // CloseStdin before the client closes
@@ -197,6 +215,7 @@ func TestStdinOfTheDead(t *testing.T) {
 
 // A process of another user can open /dev/stdout; only what it gets is chowned.
 func TestOwner(t *testing.T) {
+	root(t)
 	for _, c := range []bool{false, true} {
 		r := request()
 		r.Copy, r.UID, r.GID = c, 12345, 54321
@@ -224,6 +243,7 @@ func TestOwner(t *testing.T) {
 }
 
 func TestNull(t *testing.T) {
+	root(t)
 	var before, after unix.Stat_t
 	ok(t, unix.Stat("/dev/null", &before))
 	r := request()
@@ -258,6 +278,7 @@ func TestAllNull(t *testing.T) {
 }
 
 func TestFile(t *testing.T) {
+	root(t)
 	log := filepath.Join(t.TempDir(), "a", "b", "log")
 	const want = "0 1 2 3 4 5 6 7 8 9 10 11 12 13 14 15 16 17 18 19 "
 	for i, r := range []Request{{Stdout: "file://" + log, Stderr: "file://" + log}, {Stdout: "file://" + log}, {Stdout: log, Stderr: log}} {

@@ -227,6 +227,22 @@ func TestTerminalBackgroundHolder(t *testing.T) {
 	}
 }
 
+// The start failed: the client sees the end all the same.
+func TestTerminalNeverAttached(t *testing.T) {
+	r := request()
+	r.Terminal, r.Stdout = true, fifo(t, "out")
+	out := read(r.Stdout)
+	s := ask(t, r)
+	s.Exited()
+	equal(t, "output", string(within(t, "output", out)), "")
+	drained(t, s)
+	master, slave := terminal(t)
+	defer slave.Close()
+	ok(t, s.Attach(master)) // too late, and no harm
+	slave.WriteString("x")
+	drained(t, s)
+}
+
 func TestAttachRefused(t *testing.T) {
 	s := ask(t, request())
 	master, slave := terminal(t)

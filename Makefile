@@ -1,0 +1,79 @@
+# make demo     build everything and run a container under a private containerd
+# make test     all tests; those that make containers need root
+# make lint     vet, formatting, golangci-lint
+# make bench    myshim against containerd-shim-runc-v2, in one table
+# make install  PREFIX=/usr/local
+
+PREFIX ?= /usr/local
+VERSION ?= 0.1.0
+REVISION := $(shell git describe --always --dirty 2>/dev/null || echo unknown)
+
+# no_grpc leaves grpc, net/http and templates out of containerd's API modules.
+TAGS := -tags no_grpc
+LDFLAGS := -ldflags "-s -w -X main.version=$(VERSION) -X main.revision=$(REVISION)"
+BUILD := CGO_ENABLED=0 go build $(TAGS) -trimpath $(LDFLAGS)
+SHIM := bin/containerd-shim-myshim-v1
+LINT := bin/golangci-lint
+LINT_VERSION := v2.15.0
+
+.PHONY: all build cross tools demo test unit-test race-test root-test arm64-test integration-test golden fuzz bench lint install clean
+
+all: build
+
+build:
+	$(BUILD) -o $(SHIM) ./cmd/containerd-shim-myshim-v1
+
+# Both architectures build, and one build is like the next.
+cross:
+	GOARCH=arm64 $(BUILD) -o $(SHIM)-arm64 ./cmd/containerd-shim-myshim-v1
+	$(BUILD) -o $(SHIM)-again ./cmd/containerd-shim-myshim-v1
+	cmp $(SHIM) $(SHIM)-again && rm $(SHIM)-again $(SHIM)-arm64
+
+# containerd, ctr, and the yardsticks, from their Go modules.
+tools:
+	cd integration && go run ./tools/build
+
+demo: build tools
+	cd integration && go run ./demo
+
+test: build cross unit-test race-test arm64-test integration-test
+
+# Packages of which tests make containers skip them, and say so, without root.
+unit-test:
+	CGO_ENABLED=0 go test $(TAGS) -count=1 ./...
+
+race-test:
+	go test $(TAGS) -count=1 -race ./shim/... ./task/... ./process/stdio ./process/kernel ./process/launch
+
+arm64-test:
+	process/launch/testdata/arm64.sh
+
+integration-test: build tools
+	cd integration && go test -count=1 -timeout 40m .
+
+# Read the diff of what this rewrites.
+golden:
+	go test $(TAGS) ./process/plan ./mounts -update
+
+FUZZTIME ?= 1m
+fuzz:
+	go test $(TAGS) -run '^$$' -fuzz FuzzParse -fuzztime $(FUZZTIME) ./process/spec
+
+bench: build tools
+	cd integration && go run ./bench
+
+lint: $(LINT)
+	test -z "$$(gofmt -l . | tee /dev/stderr)"
+	go vet $(TAGS) ./...
+	GOARCH=arm64 go vet $(TAGS) ./...
+	$(LINT) run ./...
+	cd integration && go vet ./... && ../$(LINT) run --config ../.golangci.yml ./...
+
+$(LINT):
+	GOBIN=$(CURDIR)/bin CGO_ENABLED=0 go install github.com/golangci/golangci-lint/v2/cmd/golangci-lint@$(LINT_VERSION)
+
+install: build
+	install -D -m 0755 $(SHIM) $(DESTDIR)$(PREFIX)/bin/containerd-shim-myshim-v1
+
+clean:
+	rm -rf bin
