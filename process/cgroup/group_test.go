@@ -228,29 +228,26 @@ func TestDelegate(t *testing.T) {
 
 func TestFreeze(t *testing.T) {
 	g := newTestGroup(t)
-	c := start(t, g, "/bin/bash", "-c", "while :; do /bin/true; done")
-	for range 10 {
+	counter := path.Join(t.TempDir(), "counter")
+	start(t, g, "count", counter)
+	count := func() string {
+		text, _ := os.ReadFile(counter)
+		return string(text)
+	}
+	eventually(t, "count", func() bool { return count() != "" })
+	for range 20 {
 		ok(t, g.Freeze(t.Context()))
 		frozen, err := g.Frozen()
 		ok(t, err)
 		equal(t, "frozen", frozen, true)
-		ticks := func() (sum uint64) {
-			text, err := os.ReadFile(fmt.Sprintf("/proc/%d/stat", c.Process.Pid))
-			ok(t, err)
-			for _, n := range strings.Fields(string(text))[13:17] {
-				sum += number(n)
-			}
-			return sum
-		}
-		before := ticks()
-		time.Sleep(50 * time.Millisecond)
-		if used := ticks() - before; used > 1 { // one may have been under way
-			t.Errorf("used %d ticks while frozen", used)
-		}
+		before := count()
+		time.Sleep(5 * time.Millisecond)
+		equal(t, "count while frozen", count(), before)
 		ok(t, g.Thaw())
 		frozen, err = g.Frozen()
 		ok(t, err)
 		equal(t, "frozen after thaw", frozen, false)
+		eventually(t, "count after thaw", func() bool { return count() != before })
 	}
 }
 

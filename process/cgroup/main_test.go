@@ -108,6 +108,13 @@ func role(args []string) {
 			time.Sleep(time.Hour)
 			mem[0]++
 		}
+	case "count": // file
+		f, err := os.Create(args[1])
+		fail(err)
+		for i := 0; ; i++ {
+			_, err := f.WriteAt(fmt.Append(nil, i), 0)
+			fail(err)
+		}
 	case "spin":
 		for {
 		}
