@@ -116,13 +116,10 @@ func (p *Process) Resize(width, height uint16) error {
 
 // CloseStdin lets the process see the end of its standard input.
 func (p *Process) CloseStdin() error {
-	p.mu.Lock()
-	streams := p.streams
-	p.mu.Unlock()
-	if streams == nil {
-		return nil
+	if streams := p.stdio(); streams != nil {
+		return streams.CloseStdin()
 	}
-	return streams.CloseStdin()
+	return nil
 }
 
 // attach gives the process its streams, and the size of the terminal that was
@@ -139,6 +136,13 @@ func (p *Process) attach(streams *stdio.Streams) error {
 		return nil
 	}
 	return streams.Resize(size.width, size.height)
+}
+
+// stdio is nil before the start of an exec.
+func (p *Process) stdio() *stdio.Streams {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	return p.streams
 }
 
 // process is nil before the start of an exec, and when the process has ended.
@@ -244,6 +248,7 @@ func (p *Process) watch(k *kernel.Process) {
 	if err := k.Close(); err != nil {
 		log.L.WithError(err).Warn("close a pidfd")
 	}
+	p.stdio().Exited() // clients wait for the end of the output before they delete
 	p.Container.ended(p, exit, quiet)
 }
 
@@ -304,9 +309,7 @@ const drainTime = 10 * time.Second
 // closeStreams delivers the output of a process that has ended, and closes its
 // streams.
 func (p *Process) closeStreams(ctx context.Context) {
-	p.mu.Lock()
-	streams := p.streams
-	p.mu.Unlock()
+	streams := p.stdio()
 	if streams == nil {
 		return
 	}

@@ -20,6 +20,7 @@ func FuzzCompile(f *testing.F) {
 		f.Add(text)
 	}
 	f.Add([]byte(`{"defaultAction":"SCMP_ACT_NOTIFY"}`))
+	f.Add([]byte(`{"defaultAction":"SCMP_ACT_ALLOW","architectures":["SCMP_ARCH_X86"]}`))
 	f.Add([]byte(`{"defaultAction":"SCMP_ACT_ERRNO","syscalls":[{"names":[""],"action":"SCMP_ACT_TRAP","args":[{"index":9}]}]}`))
 	random := rand.New(rand.NewPCG(1, 2))
 	for range 150 {
@@ -34,7 +35,7 @@ func FuzzCompile(f *testing.F) {
 		if err := json.Unmarshal(data, p); err != nil {
 			p = throw(data)
 		}
-		for _, native := range []specs.Arch{specs.ArchX86_64, specs.ArchAARCH64} {
+		for _, native := range []specs.Arch{specs.ArchX86_64, specs.ArchAARCH64, specs.ArchRISCV64, specs.ArchLOONGARCH64} {
 			filter, err := compileFor(native, p)
 			if err != nil {
 				if !errors.Is(err, ErrInvalid) {

@@ -107,7 +107,7 @@ func answer(listener int) {
 // loadInt80 returns a function that makes a system call of x86. Go passes
 // arguments in RAX, RBX and RCX, as that does; all else is the two instructions.
 func loadInt80() (func(nr, a, b uintptr) uintptr, error) {
-	code, err := unix.Mmap(-1, 0, 4096, unix.PROT_READ|unix.PROT_WRITE|unix.PROT_EXEC, unix.MAP_PRIVATE|unix.MAP_ANON|unix.MAP_32BIT)
+	code, err := unix.Mmap(-1, 0, 4096, unix.PROT_READ|unix.PROT_WRITE|unix.PROT_EXEC, unix.MAP_PRIVATE|unix.MAP_ANON)
 	if err != nil {
 		return nil, err
 	}

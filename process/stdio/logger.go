@@ -103,9 +103,9 @@ func (l *logger) launch(ctx context.Context) (*instance, error) {
 	}
 	p := &instance{cmd, os.NewFile(uintptr(pidfd), "pidfd")}
 	switch {
-	case err == nil, err == io.EOF && !l.target.strict:
+	case err == nil, errors.Is(err, io.EOF) && !l.target.strict:
 		return p, nil
-	case err == io.EOF:
+	case errors.Is(err, io.EOF):
 		err = errors.New("it closed descriptor 5, or exited, without saying that it is ready")
 	case ctx.Err() != nil:
 		err = ctx.Err()

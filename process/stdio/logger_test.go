@@ -143,7 +143,6 @@ func TestLoggerBackgroundHolder(t *testing.T) {
 	deadline(t, s.Drain(ctx))
 	ok(t, s.Close())
 	equal(t, "starts", content(dir+"/starts"), "x")
-	time.Sleep(time.Second)
 }
 
 // Close does not wait for a restart.

@@ -290,13 +290,13 @@ func drained(t *testing.T, s *Streams) {
 
 func eventually(t *testing.T, what string, f func() bool) {
 	t.Helper()
-	for range 400 {
+	for range 2000 {
 		if f() {
 			return
 		}
 		time.Sleep(10 * time.Millisecond)
 	}
-	t.Fatalf("%s: not within 4s", what)
+	t.Fatalf("%s: not within 20s", what)
 }
 
 func content(path string) string {

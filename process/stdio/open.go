@@ -67,11 +67,11 @@ var readerTimeout = 500 * time.Millisecond
 // the deadline, and then we are the reader ourselves.
 func bothEnds(h int, deadline time.Time) (r, w int, err error) {
 	w, err = reopen(h, unix.O_WRONLY|unix.O_NONBLOCK)
-	for err == unix.ENXIO && time.Now().Before(deadline) {
+	for errors.Is(err, unix.ENXIO) && time.Now().Before(deadline) {
 		time.Sleep(time.Millisecond)
 		w, err = reopen(h, unix.O_WRONLY|unix.O_NONBLOCK)
 	}
-	if err != nil && err != unix.ENXIO {
+	if err != nil && !errors.Is(err, unix.ENXIO) {
 		return -1, -1, err
 	}
 	r, err = reopen(h, unix.O_RDONLY|unix.O_NONBLOCK)

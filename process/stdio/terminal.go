@@ -60,14 +60,14 @@ func (k keyboard) Write(b []byte) (written int, err error) {
 		var n int
 		closed := raw.Write(func(fd uintptr) bool {
 			n, err = unix.Write(int(fd), b[written:])
-			return err != unix.EAGAIN || readable(int(fd))&unix.POLLHUP != 0
+			return !errors.Is(err, unix.EAGAIN) || readable(int(fd))&unix.POLLHUP != 0
 		})
 		switch {
 		case closed != nil:
 			return written, os.ErrClosed
 		case err == nil:
 			written += n
-		case err != unix.EINTR:
+		case !errors.Is(err, unix.EINTR):
 			return written, err
 		}
 	}
