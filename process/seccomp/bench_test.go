@@ -1,7 +1,6 @@
 package seccomp
 
 import (
-	"encoding/binary"
 	"runtime"
 	"slices"
 	"testing"
@@ -105,11 +104,5 @@ func listOf(t testing.TB, p *specs.LinuxSeccomp) []byte {
 		entry = program.branch(unix.BPF_JEQ, table.audit, at, entry)
 	}
 	program.load(offsetArch)
-	var text []byte
-	for _, in := range slices.Backward(program.code) {
-		text = binary.NativeEndian.AppendUint16(text, in.Code)
-		text = append(text, in.Jt, in.Jf)
-		text = binary.NativeEndian.AppendUint32(text, in.K)
-	}
-	return text
+	return encode(program.code)
 }

@@ -1,7 +1,6 @@
 package seccomp
 
 import (
-	"encoding/binary"
 	"errors"
 	"fmt"
 	"slices"
@@ -78,11 +77,7 @@ func (f *Filter) compile(profile *specs.LinuxSeccomp, family []arch) error {
 	if f.Len = len(code); f.Len > unix.BPF_MAXINSNS {
 		return fmt.Errorf(": takes %d instructions, the kernel allows %d", f.Len, unix.BPF_MAXINSNS)
 	}
-	for _, in := range code {
-		f.Program = binary.NativeEndian.AppendUint16(f.Program, in.Code)
-		f.Program = append(f.Program, in.Jt, in.Jf)
-		f.Program = binary.NativeEndian.AppendUint32(f.Program, in.K)
-	}
+	f.Program = encode(code)
 	return nil
 }
 

@@ -121,6 +121,36 @@ func TestManyRules(t *testing.T) {
 	}
 }
 
+// TestBranch has targets around the distance that a comparison can jump.
+func TestBranch(t *testing.T) {
+	for distance := 250; distance < 520; distance++ {
+		p := &program{returns: map[uint32]int{}}
+		far := p.emit(unix.BPF_RET, 1, 0, 0)
+		fill := func(n int) {
+			for range n {
+				p.emit(unix.BPF_RET, 2, 0, 0)
+			}
+		}
+		fill(distance % 256)
+		farther := p.emit(unix.BPF_RET, 3, 0, 0)
+		fill(distance - distance%256)
+		for _, test := range []struct {
+			yes, no   target
+			want, not uint32
+		}{
+			{far, returns(4), 1, 4}, {returns(5), farther, 5, 3}, {far, farther, 1, 3}, {farther, far, 3, 1},
+			{returns(4), returns(5), 4, 5}, {returns(6), returns(7), 6, 7},
+		} {
+			p.branch(unix.BPF_JEQ, 9, test.yes, test.no)
+			p.load(offsetNr)
+			run := machine(t, encode(p.code))
+			if got, not := run(call{Nr: 9}), run(call{Nr: 8}); got != test.want || not != test.not {
+				t.Errorf("%d: %d and %d, want %+v", distance, got, not, test)
+			}
+		}
+	}
+}
+
 func TestNothing(t *testing.T) {
 	for _, p := range []*specs.LinuxSeccomp{nil, {}, {Architectures: []specs.Arch{specs.ArchX86}}} {
 		if f, err := Compile(p); f != nil || err != nil {

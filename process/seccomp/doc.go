@@ -26,7 +26,7 @@
 // Where we differ: names newer than libseccomp are known; an errnoRet that the
 // action cannot carry is an error, as the spec demands; ENOSYS on arm is not
 // lost because its private calls have high numbers; and what libseccomp 2.5.4
-// gets wrong, see TestLibseccomp.
+// gets wrong, see TestLibseccompWrong.
 //
 // # Cost
 //

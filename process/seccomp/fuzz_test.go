@@ -23,7 +23,7 @@ func FuzzCompile(f *testing.F) {
 	f.Add([]byte(`{"defaultAction":"SCMP_ACT_ALLOW","architectures":["SCMP_ARCH_X86"]}`))
 	f.Add([]byte(`{"defaultAction":"SCMP_ACT_ERRNO","syscalls":[{"names":[""],"action":"SCMP_ACT_TRAP","args":[{"index":9}]}]}`))
 	random := rand.New(rand.NewPCG(1, 2))
-	for range 150 {
+	for range 100 {
 		seed := make([]byte, 200)
 		for i := range seed {
 			seed[i] = byte(random.Uint32())

@@ -1,6 +1,7 @@
 package seccomp
 
 import (
+	"encoding/binary"
 	"math"
 	"slices"
 
@@ -25,7 +26,8 @@ const returned = -1
 
 func returns(action uint32) target { return target{action, returned} }
 
-// assemble writes the program for the tables; def is the default action.
+// assemble writes the program for the tables, backwards; def is the default
+// action.
 func assemble(tables []*table, def uint32) ([]unix.SockFilter, error) {
 	p := &program{returns: map[uint32]int{}}
 	entry := returns(unix.SECCOMP_RET_KILL_THREAD) // what is not in the tables
@@ -48,8 +50,18 @@ func assemble(tables []*table, def uint32) ([]unix.SockFilter, error) {
 		tables = tables[:first]
 	}
 	p.load(offsetArch)
-	slices.Reverse(p.code)
 	return p.code, nil
+}
+
+// encode turns a program over, into what the kernel reads.
+func encode(code []unix.SockFilter) []byte {
+	var b []byte
+	for _, in := range slices.Backward(code) {
+		b = binary.NativeEndian.AppendUint16(b, in.Code)
+		b = append(b, in.Jt, in.Jf)
+		b = binary.NativeEndian.AppendUint32(b, in.K)
+	}
+	return b
 }
 
 // table adds to numbers where the calls of one architecture lead to.

@@ -191,7 +191,7 @@ func precedence(a, b rule) int {
 			values = -values
 		}
 		if order := cmp.Or(cmp.Compare(b.arg, a.arg), cmp.Compare(aClass, bClass), values,
-			cmp.Compare(aPlace, bPlace), 0); order != 0 {
+			cmp.Compare(aPlace, bPlace), cmp.Compare(b.mask, a.mask)); order != 0 {
 			return order
 		}
 	}
