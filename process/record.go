@@ -44,18 +44,15 @@ type identity struct {
 
 func recordPath(bundle string) string { return filepath.Join(bundle, recordName) }
 
-// write is atomic, so that a reader finds all or nothing.
+// write is one system call, so that a reader finds all or nothing of it, but for
+// the moment between the file's creation and that.
 func (r *record) write() error {
 	r.Shim = identity{os.Getpid(), startTime(os.Getpid())}
 	data, err := json.Marshal(r)
 	if err != nil {
 		return err
 	}
-	temporary := r.path + "~"
-	if err := os.WriteFile(temporary, data, 0o600); err != nil {
-		return err
-	}
-	return os.Rename(temporary, r.path)
+	return os.WriteFile(r.path, data, 0o600)
 }
 
 // made notes the container's init. runc's shim leaves its pid in init.pid, where
@@ -73,11 +70,7 @@ const pidName = "init.pid"
 // ended notes how the container ended.
 func (r *record) ended(exit ExitStatus) error {
 	r.Exit = &exit
-	err := r.write()
-	if errors.Is(err, os.ErrNotExist) { // containerd has taken the bundle away
-		return nil
-	}
-	return err
+	return r.write()
 }
 
 // remove says that nothing is left of the container.
