@@ -17,7 +17,10 @@ type bind struct {
 	mappings *Mappings // of an idmapped mount, nil for the container's
 }
 
-func (b *bind) String() string { return describe(b.field, "bind", b.source, b.dest, b.options) }
+// Line describes the operation.
+func (b *bind) Line() Line {
+	return Line{Field: b.field, Action: "bind", Source: b.source, Dest: b.dest, Options: b.options.String()}
+}
 
 func (b *bind) do(t *tree) error {
 	if err := b.place(t); err != nil {

@@ -74,13 +74,16 @@ func (p *Plan) compileDevices(list []specs.LinuxDevice, userns bool) {
 	)
 }
 
-func (d *device) String() string {
+// Line describes the operation.
+func (d *device) Line() Line {
 	how := map[uint32]string{unix.S_IFCHR: "char", unix.S_IFBLK: "block", unix.S_IFIFO: "fifo"}[d.kind]
 	if d.bind {
 		how = "bound " + how
 	}
-	return fmt.Sprintf("%-11s %s %d:%d -> %s  mode=%#o,uid=%d,gid=%d", d.field, how,
-		unix.Major(d.dev), unix.Minor(d.dev), d.path, d.mode, d.uid, d.gid)
+	return Line{
+		Field: d.field, Action: how, Source: fmt.Sprintf("%d:%d", unix.Major(d.dev), unix.Minor(d.dev)), Dest: d.path,
+		Options: fmt.Sprintf("mode=%#o,uid=%d,gid=%d", d.mode, d.uid, d.gid),
+	}
 }
 
 func (d *device) do(t *tree) error {
@@ -191,7 +194,8 @@ type link struct {
 	ifExists bool // only where the host has what it leads to
 }
 
-func (l *link) String() string { return fmt.Sprintf("%-11s link %s -> %s", l.field, l.path, l.to) }
+// Line describes the operation.
+func (l *link) Line() Line { return Line{Field: l.field, Action: "link", Source: l.to, Dest: l.path} }
 
 func (l *link) do(t *tree) error {
 	if err := l.place(t); err != nil {

@@ -22,22 +22,11 @@ type mount struct {
 	super   int    // index in Plan.Supers, -1 if the superblock is made by do
 }
 
-func (m *mount) String() string {
-	line := describe(m.field, m.kind, "", m.dest, m.options)
+// Line describes the operation.
+func (m *mount) Line() Line {
+	line := Line{Field: m.field, Action: m.kind, Dest: m.dest, Options: m.options.String()}
 	if m.super >= 0 {
-		line += fmt.Sprintf("  # superblock %d of the init", m.super)
-	}
-	return line
-}
-
-// describe is an operation's line in the printed plan.
-func describe(field, kind, source, dest string, o Options) string {
-	if source != "" {
-		source += " "
-	}
-	line := fmt.Sprintf("%-11s %s %s-> %s", field, kind, source, dest)
-	if text := o.String(); text != "" {
-		line += "  " + text
+		line.Super = &m.super
 	}
 	return line
 }
@@ -257,7 +246,8 @@ func propagate(f *os.File, o Options) error {
 // seal makes a mount read-only into which files had to be made first.
 type seal struct{ field, dest string }
 
-func (s *seal) String() string { return fmt.Sprintf("%-11s read-only %s", s.field, s.dest) }
+// Line describes the operation.
+func (s *seal) Line() Line { return Line{Field: s.field, Action: "read-only", Dest: s.dest} }
 
 func (s *seal) do(t *tree) error {
 	dest, err := t.root.Open(s.dest, unix.O_PATH)

@@ -11,7 +11,8 @@ import (
 // directory is one that must exist; it is made with those above it.
 type directory struct{ field, path string }
 
-func (d *directory) String() string { return fmt.Sprintf("%-11s directory %s", d.field, d.path) }
+// Line describes the operation.
+func (d *directory) Line() Line { return Line{Field: d.field, Action: "directory", Dest: d.path} }
 
 func (d *directory) do(t *tree) error {
 	dir, err := t.root.MkdirAll(d.path)
@@ -27,7 +28,8 @@ func (d *directory) do(t *tree) error {
 // rootReadonly makes the root read-only; what is mounted below it is not.
 type rootReadonly struct{}
 
-func (*rootReadonly) String() string { return "root.readonly  read-only /" }
+// Line describes the operation.
+func (*rootReadonly) Line() Line { return Line{Field: "root.readonly", Action: "read-only", Dest: "/"} }
 
 func (*rootReadonly) do(t *tree) error {
 	err := setattr(t.root.File, unix.MountAttr{Attr_set: unix.MOUNT_ATTR_RDONLY}, false)
@@ -41,7 +43,8 @@ func (*rootReadonly) do(t *tree) error {
 // paths that do not exist.
 type readonly struct{ field, path string }
 
-func (r *readonly) String() string { return fmt.Sprintf("%s  read-only %s", r.field, r.path) }
+// Line describes the operation.
+func (r *readonly) Line() Line { return Line{Field: r.field, Action: "read-only", Dest: r.path} }
 
 func (r *readonly) do(t *tree) error {
 	if err := r.place(t); err != nil {
@@ -70,7 +73,8 @@ func (r *readonly) place(t *tree) error {
 // mask hides a path: a directory behind an empty one, a file behind /dev/null.
 type mask struct{ field, path string }
 
-func (m *mask) String() string { return fmt.Sprintf("%s  mask %s", m.field, m.path) }
+// Line describes the operation.
+func (m *mask) Line() Line { return Line{Field: m.field, Action: "mask", Dest: m.path} }
 
 func (m *mask) do(t *tree) error {
 	if err := m.place(t); err != nil {

@@ -36,9 +36,37 @@ type Plan struct {
 
 // Op is one operation on the container's file system.
 type Op interface {
-	// String describes the operation in one line of the printed plan.
-	fmt.Stringer
+	// Line describes the operation.
+	Line() Line
 	do(*tree) error
+}
+
+// Line is an operation as it is printed.
+type Line struct {
+	// Field of the spec that asks for it, "default" for what every container
+	// has, "rootfs[i]" for a mount of the root file system.
+	Field   string `json:"field"`
+	Action  string `json:"action"` // type of a mount, or what else is done
+	Source  string `json:"source,omitempty"`
+	Dest    string `json:"destination"`
+	Options string `json:"options,omitempty"`
+	Super   *int   `json:"superblock,omitempty"` // of the init's, see Plan.Supers
+}
+
+func (l Line) String() string {
+	var b strings.Builder
+	fmt.Fprintf(&b, "%-11s %s", l.Field, l.Action)
+	if l.Source != "" {
+		b.WriteString(" " + l.Source + " ->")
+	}
+	b.WriteString(" " + l.Dest)
+	if l.Options != "" {
+		b.WriteString("  " + l.Options)
+	}
+	if l.Super != nil {
+		fmt.Fprintf(&b, "  # superblock %d of the init", *l.Super)
+	}
+	return b.String()
 }
 
 // Super is a superblock that the container's init makes, since it belongs to
@@ -196,17 +224,17 @@ func absolute(name, dir string) string {
 	return filepath.Join(dir, name)
 }
 
-// String is the plan as `plan` prints it, one operation a line.
-func (p *Plan) String() string {
-	var b strings.Builder
+// Lines is the plan line by line.
+func (p *Plan) Lines() []Line {
+	var lines []Line
 	if len(p.Root) == 0 {
-		fmt.Fprintf(&b, "root.path  rbind %s -> /\n", p.Rootfs)
+		lines = append(lines, Line{Field: "root.path", Action: "bind", Source: p.Rootfs, Dest: "/", Options: "recursive"})
 	}
-	for _, m := range p.Root {
-		fmt.Fprintf(&b, "rootfs  %s\n", m)
+	for i, m := range p.Root {
+		lines = append(lines, m.line(i))
 	}
 	for _, op := range p.Ops {
-		fmt.Fprintf(&b, "%s\n", op)
+		lines = append(lines, op.Line())
 	}
-	return b.String()
+	return lines
 }

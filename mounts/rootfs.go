@@ -20,8 +20,11 @@ type RootMount struct {
 	Options      []string
 }
 
-func (m RootMount) String() string {
-	return fmt.Sprintf("%s %s -> %s  %s", m.Type, m.Source, clean(m.Target), strings.Join(m.Options, ","))
+func (m RootMount) line(i int) Line {
+	return Line{
+		Field: fmt.Sprintf("rootfs[%d]", i), Action: m.Type, Source: m.Source, Dest: clean(m.Target),
+		Options: strings.Join(m.Options, ","),
+	}
 }
 
 // buildRoot makes the container's root at Rootfs, in the thread's mount
@@ -40,7 +43,7 @@ func (p *Plan) buildRoot() (*os.File, error) {
 	}
 	for i, m := range p.Root {
 		if err := m.mount(p.Rootfs); err != nil {
-			return nil, fmt.Errorf("rootfs[%d] (%s): %w", i, m, err)
+			return nil, fmt.Errorf("mount the root (%s): %w", m.line(i), err)
 		}
 	}
 	root, err := openRoot(p.Rootfs)

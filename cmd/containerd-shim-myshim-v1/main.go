@@ -35,6 +35,9 @@ func main() {
 		Features: func() ([]byte, error) { return json.Marshal(process.Features()) },
 		Serve:    serve,
 		Cleanup:  cleanup,
+		Actions: []shim.Action{
+			{Name: "plan", Args: "[--json] BUNDLE", Help: "print how a container would be made", Run: printPlan},
+		},
 	})
 }
 

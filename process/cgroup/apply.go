@@ -37,19 +37,54 @@ func (g *Group) set(r *specs.LinuxResources, update bool) error {
 		return err
 	}
 	defer g.done()
-	writes, err := Plan(r, g.facts(update))
+	f := g.facts(update)
+	writes, err := Plan(r, f)
 	if err != nil {
 		return err
 	}
 	if g.Unit != "" {
-		if err := g.setUnit(r, update); err != nil {
-			return err
-		}
+		return g.setWithUnit(r, writes, f)
 	}
-	return g.apply(writes, update)
+	var undo []Write
+	if update {
+		undo = g.inverses(writes)
+	}
+	done, err := g.apply(writes)
+	if err != nil && update {
+		err = errors.Join(err, g.takeBack(undo[:done]))
+	}
+	return err
 }
 
-// Facts returns what a plan for the group must know.
+// setWithUnit tells systemd as well. Its own way to write some of the files is
+// a little different, so ours comes after it.
+func (g *Group) setWithUnit(r *specs.LinuxResources, writes []Write, f Facts) error {
+	props, writes, err := unitProperties(writes, f)
+	if err != nil {
+		return err
+	}
+	var undo []Write
+	if f.Update {
+		undo = g.inverses(writes)
+	} else {
+		devices, err := deviceProperties(r.Devices)
+		if err != nil {
+			return err
+		}
+		props = append(devices, props...)
+	}
+	if err := g.setUnit(props); err != nil {
+		return err
+	}
+	_, err = g.apply(writes)
+	if err != nil && f.Update {
+		old, undo, _ := unitProperties(undo, f)
+		err = errors.Join(err, g.setUnit(old), g.takeBack(undo))
+	}
+	return err
+}
+
+// facts returns what a plan for the group must know.
 func (g *Group) facts(update bool) Facts {
 	f := Facts{V2: g.V2(), Update: update, Read: g.read}
 	for _, d := range g.dirs {
@@ -62,31 +97,42 @@ func (g *Group) facts(update bool) Facts {
 	return f
 }
 
-// apply does the writes. With rollback, a failure takes back those before it:
-// in reverse, so through states that the kernel has accepted before.
-func (g *Group) apply(writes []Write, rollback bool) (err error) {
+// inverses are the writes that take others back, in their order.
+func (g *Group) inverses(writes []Write) []Write {
+	undo := make([]Write, len(writes))
+	for i, w := range writes {
+		if before, ok := g.read(w.Controller, w.File); ok {
+			undo[i] = inverse(w, before)
+		}
+	}
+	return undo
+}
+
+// apply does the writes and says how many of them have been begun, if not all:
+// one that fails may have done some of its lines.
+func (g *Group) apply(writes []Write) (begun int, err error) {
 	file := openFile{fd: -1}
 	defer func() { file.close() }()
-	var undo []Write
-	for _, w := range writes {
-		var back []Write
-		if rollback {
-			if before, ok := g.read(w.Controller, w.File); ok {
-				back = []Write{inverse(w, before)}
+	for i, w := range writes {
+		if err := g.write(&file, w); err != nil {
+			if strings.Contains(w.Value, "\n") {
+				i++
 			}
-		}
-		err = g.write(&file, w)
-		if err == nil || strings.Contains(w.Value, "\n") { // some of its lines, then
-			undo = append(undo, back...)
-		}
-		if err != nil {
-			break
+			return i, err
 		}
 	}
-	if err == nil {
-		return nil
-	}
+	return len(writes), nil
+}
+
+// takeBack does writes in reverse, and so goes back through states that the
+// kernel has accepted before.
+func (g *Group) takeBack(undo []Write) (err error) {
+	file := openFile{fd: -1}
+	defer func() { file.close() }()
 	for _, w := range slices.Backward(undo) {
+		if w.File == "" { // a file that cannot be read
+			continue
+		}
 		if e := g.write(&file, w); e != nil {
 			err = errors.Join(err, fmt.Errorf("and back: %w", e))
 		}

@@ -12,7 +12,8 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// Create makes the group's directory in every hierarchy. r may be nil; it says
+// Create makes the group's directory in every hierarchy; CreateScope is for a
+// Location that has a Unit. r may be nil; it says
 // what has to be there before the first process: the CPUs and memory nodes of
 // a v1 cpuset (where none are given, those of the parent), and realtime
 // bandwidth. Set does the rest.
@@ -33,9 +34,6 @@ func Create(l Location, r *specs.LinuxResources) (_ *Group, err error) {
 			}
 		}
 	}()
-	if l.Unit != "" {
-		return g, g.createUnit(r)
-	}
 	for _, where := range l.Dirs {
 		d, fresh, err := create(where, l.V2(), &made)
 		if err == nil {
@@ -62,7 +60,7 @@ func (g *Group) prepare(r *specs.LinuxResources) error {
 	if err != nil {
 		return err
 	}
-	write := func() error { return g.apply(writes, false) }
+	write := func() error { _, err := g.apply(writes); return err }
 	if d := g.dir("cpuset"); d != nil {
 		return prepareCpuset(*d, write)
 	}

@@ -23,6 +23,8 @@ type Group struct {
 	users int   // calls in progress, and Joins; guarded by mu
 	gone  bool  // deleted; guarded by mu
 	join  *Join // guarded by mu
+	// release ends the process of Hold; guarded by mu
+	release func()
 	// warm ends when Thaw or Kill are called; guarded by mu
 	warm    context.Context
 	endWarm context.CancelCauseFunc
@@ -113,18 +115,20 @@ func (g *Group) Delete(ctx context.Context) error {
 		return nil
 	}
 	defer g.done()
-	ctx, cancel := context.WithTimeout(ctx, deleteTime)
-	defer cancel()
-	var errs []error
-	if g.Unit != "" {
-		errs = append(errs, g.deleteUnit(ctx))
-	}
+	g.holdNoMore()
 	// cgroup v2 first: it can tell when the last process is gone, and then the
 	// others are free as well.
+	soon, cancel := context.WithTimeout(ctx, deleteTime)
+	defer cancel()
+	var errs []error
 	for _, d := range g.dirs {
-		errs = append(errs, d.remove(ctx))
+		errs = append(errs, d.remove(soon))
 	}
-	if err := errors.Join(errs...); err != nil {
+	err := errors.Join(errs...)
+	if err == nil && g.Unit != "" {
+		err = g.deleteUnit(ctx)
+	}
+	if err != nil {
 		return fmt.Errorf("delete cgroup: %w", err)
 	}
 	g.unwatch()

@@ -39,7 +39,10 @@ func (g *Group) Join() (Join, error) {
 		g.done()
 		return Join{}, fmt.Errorf("join cgroup: %w", err)
 	}
-	j.release = g.done
+	j.release = func() {
+		g.holdNoMore()
+		g.done()
+	}
 	return j, nil
 }
 

@@ -1,6 +1,7 @@
 package cgroup
 
 import (
+	"cmp"
 	"encoding/json"
 	"errors"
 	"fmt"
@@ -87,10 +88,16 @@ func TestPlanGolden(t *testing.T) {
 			var out strings.Builder
 			for _, v2 := range []bool{false, true} {
 				fmt.Fprintf(&out, "# cgroup v%d\n", map[bool]int{false: 1, true: 2}[v2])
-				writes, err := Plan(r, testFacts(v2, c.Update, c.Now))
+				facts := testFacts(v2, c.Update, c.Now)
+				writes, err := Plan(r, facts)
 				for _, w := range writes {
 					fmt.Fprintln(&out, w)
 				}
+				props, _, failed := unitProperties(writes, facts)
+				for _, p := range props {
+					fmt.Fprintf(&out, "systemd  %s = %v\n", p.name, p.value)
+				}
+				err = cmp.Or(err, failed)
 				if err != nil {
 					fmt.Fprintln(&out, "error:", err)
 				}

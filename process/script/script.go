@@ -135,8 +135,19 @@ func (s *Step) Failure(index int, errno unix.Errno) string {
 // Field is the field of the OCI spec that asked for the step, or "".
 func (s *Step) Field() string { return s.field }
 
+// Reason is why the step is there, or "".
+func (s *Step) Reason() string { return s.because }
+
 // String is the step as strace(1) would print it, with its reason.
 func (s *Step) String() string {
+	if s.because != "" {
+		return s.Call() + "  # " + s.because
+	}
+	return s.Call()
+}
+
+// Call is the step as strace(1) would print it.
+func (s *Step) Call() string {
 	var b strings.Builder
 	if s.result.index != 0 {
 		b.WriteString(s.result.name + " = ")
@@ -159,9 +170,6 @@ func (s *Step) String() string {
 		b.WriteString(" or not")
 	default:
 		b.WriteString(" or " + unix.ErrnoName(s.allow))
-	}
-	if s.because != "" {
-		b.WriteString("  # " + s.because)
 	}
 	return b.String()
 }
