@@ -4,7 +4,6 @@ import (
 	"errors"
 	"fmt"
 	"os"
-	"path"
 	"slices"
 	"strings"
 
@@ -170,43 +169,25 @@ func (m *mount) destination(t *tree) (*os.File, error) {
 	return dest, nil
 }
 
-// fakes are the files below /proc that may be mounted over: lxcfs and others
-// put the container's own numbers there.
-var fakes = []string{
-	"/proc/cpuinfo", "/proc/diskstats", "/proc/meminfo", "/proc/stat", "/proc/swaps", "/proc/uptime",
-	"/proc/loadavg", "/proc/slabinfo", "/proc/sys/kernel/ns_last_pid", "/proc/sys/crypto/fips_enabled",
-}
-
 // checkProc refuses what would make /proc a lie: labels and sysctls written
 // there by a program that trusts it would go elsewhere (CVE-2019-16884). dest is
-// where it really is, after all links.
+// where it really is, after all links; source is that of a bind mount.
 func (t *tree) checkProc(dest *os.File, kind string, source *os.File) error {
 	at, err := t.inside(dest)
 	if err != nil {
 		return err
 	}
-	if at == "/" {
-		return errors.New("the destination leads to the root, and nothing can be mounted over it")
+	if err := checkDestination(at, kind, source != nil); err != nil || at != "/proc" || source == nil {
+		return err
 	}
-	if at == "/proc" {
-		if kind == "proc" {
-			return nil
-		}
-		if source != nil {
-			var fs unix.Statfs_t
-			if err := unix.Fstatfs(int(source.Fd()), &fs); err != nil {
-				return os.NewSyscallError("fstatfs", err)
-			}
-			if fs.Type == unix.PROC_SUPER_MAGIC {
-				return nil
-			}
-		}
+	var fs unix.Statfs_t
+	if err := unix.Fstatfs(int(source.Fd()), &fs); err != nil {
+		return os.NewSyscallError("fstatfs", err)
+	}
+	if fs.Type != unix.PROC_SUPER_MAGIC {
 		return fmt.Errorf("%q cannot be mounted because it is not of type proc", at)
 	}
-	if path.Dir(at) != "/proc" && !strings.HasPrefix(at, "/proc/") || slices.Contains(fakes, at) {
-		return nil
-	}
-	return fmt.Errorf("%q cannot be mounted because it is inside /proc", at)
+	return nil
 }
 
 // inheritedMode is the mode of a tmpfs that is not told one: that of the

@@ -14,25 +14,26 @@ import (
 // that mount(2) takes. Since Linux 6.7 every layer can be given by itself; with
 // older kernels the layers are named relative to their common directory, which
 // makes room for about a hundred.
-func mountLongOverlay(target string, o Options) error {
+func mountLongOverlay(dir *os.File, o Options) error {
 	layers, rest := splitLayers(o.Data)
-	err := mountLayers(target, o.Attrs.Set, layers, rest)
+	err := mountLayers(dir, o.Attrs.Set, layers, rest)
 	if !errors.Is(err, unix.EINVAL) {
 		return err
 	}
-	dir := commonDir(layers)
+	common := commonDir(layers)
 	for i, layer := range layers {
-		layers[i] = strings.TrimPrefix(strings.TrimPrefix(layer, dir), "/")
+		layers[i] = strings.TrimPrefix(strings.TrimPrefix(layer, common), "/")
 	}
 	text := strings.Join(append(rest, "lowerdir="+strings.Join(layers, ":")), ",")
 	if len(text) >= os.Getpagesize() {
 		return fmt.Errorf("%d layers are too many for this kernel: %w", len(layers), err)
 	}
 	// The thread has a working directory of its own, see kernel.EnterMounts.
-	if err := unix.Chdir(dir); err != nil {
-		return &os.PathError{Op: "chdir", Path: dir, Err: err}
+	if err := unix.Chdir(common); err != nil {
+		return &os.PathError{Op: "chdir", Path: common, Err: err}
 	}
 	defer func() { _ = unix.Chdir("/") }()
+	target := fmt.Sprintf("/proc/thread-self/fd/%d", dir.Fd())
 	return os.NewSyscallError("mount", unix.Mount("overlay", target, "overlay", mountFlags(o), text))
 }
 
@@ -50,7 +51,7 @@ func splitLayers(data []string) (layers, rest []string) {
 
 // mountLayers gives one layer after the other to the file system. A kernel that
 // does not know lowerdir+ says EINVAL, and nothing is mounted.
-func mountLayers(target string, attrs uint64, layers, rest []string) error {
+func mountLayers(dir *os.File, attrs uint64, layers, rest []string) error {
 	s := Super{Type: "overlay", Attrs: attrs, Params: []Param{{Key: "source", Value: "overlay"}}}
 	for _, layer := range layers {
 		s.Params = append(s.Params, Param{Key: "lowerdir+", Value: layer})
@@ -61,7 +62,7 @@ func mountLayers(target string, attrs uint64, layers, rest []string) error {
 		return err
 	}
 	defer made.Close()
-	return os.NewSyscallError("move_mount", unix.MoveMount(int(made.Fd()), "", unix.AT_FDCWD, target, unix.MOVE_MOUNT_F_EMPTY_PATH))
+	return attach(made, dir)
 }
 
 // commonDir is the deepest directory that all paths are below.

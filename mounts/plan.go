@@ -1,6 +1,7 @@
 package mounts
 
 import (
+	"errors"
 	"fmt"
 	"path"
 	"path/filepath"
@@ -111,8 +112,8 @@ func Compile(c Config) (*Plan, error) {
 			return nil, fmt.Errorf("%s: %w", field, err)
 		}
 		dest := clean(m.Destination)
-		if dest == "/" {
-			return nil, fmt.Errorf("%s.destination: nothing can be mounted over the root", field)
+		if err := checkDestination(dest, m.Type, o.Bind); err != nil {
+			return nil, fmt.Errorf("%s.destination: %w", field, err)
 		}
 		if o.Bind {
 			devBound = devBound || dest == "/dev"
@@ -176,6 +177,27 @@ func checkOptions(o *Options, m *specs.Mount, linux *specs.Linux) error {
 		return fmt.Errorf("uidMappings: there are none, and no user namespace to take them from")
 	}
 	return nil
+}
+
+// checkDestination refuses what would make the root or /proc something else than
+// it must be. dest is either that of the spec, or where that leads to.
+func checkDestination(dest, kind string, bind bool) error {
+	switch {
+	case dest == "/":
+		return errors.New("nothing can be mounted over the root")
+	case dest == "/proc" && kind != "proc" && !bind:
+		return fmt.Errorf("%q cannot be mounted because it is not of type proc", dest)
+	case strings.HasPrefix(dest, "/proc/") && !slices.Contains(fakes, dest):
+		return fmt.Errorf("%q cannot be mounted because it is inside /proc", dest)
+	}
+	return nil
+}
+
+// fakes are the files below /proc that may be mounted over: lxcfs and others
+// put the container's own numbers there.
+var fakes = []string{
+	"/proc/cpuinfo", "/proc/diskstats", "/proc/meminfo", "/proc/stat", "/proc/swaps", "/proc/uptime",
+	"/proc/loadavg", "/proc/slabinfo", "/proc/sys/kernel/ns_last_pid", "/proc/sys/crypto/fips_enabled",
 }
 
 // mappings are the ids of an idmapped mount: its own, or else nil for those of

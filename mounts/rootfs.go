@@ -97,11 +97,12 @@ func bindRoot(dir string) (*os.File, error) {
 // mount does what containerd does with such a mount on the host (its package
 // core/mount), but in the thread's mount namespace.
 func (m RootMount) mount(rootfs string) error {
-	target, done, err := m.target(rootfs)
+	dir, err := m.target(rootfs)
 	if err != nil {
 		return err
 	}
-	defer done()
+	defer dir.Close()
+	target := fmt.Sprintf("/proc/thread-self/fd/%d", dir.Fd())
 	o := ParseOptions(m.Options)
 	for _, name := range m.Options {
 		if strings.HasPrefix(name, "X-containerd.") {
@@ -109,37 +110,44 @@ func (m RootMount) mount(rootfs string) error {
 		}
 	}
 	if o.Bind || m.Type == "bind" {
-		return m.bind(target, o)
+		return m.bind(dir, o)
 	}
 	data := strings.Join(o.Data, ",")
 	if m.Type == "overlay" && len(data) >= os.Getpagesize() {
-		return mountLongOverlay(target, o)
+		return mountLongOverlay(dir, o)
 	}
 	if err := unix.Mount(m.Source, target, m.Type, mountFlags(o), data); err != nil {
 		return fmt.Errorf("mount: %w", err)
 	}
-	return propagateAt(target, o)
+	if len(o.Propagation) == 0 {
+		return nil
+	}
+	made, err := m.target(rootfs) // again: it is another directory now
+	if err != nil {
+		return err
+	}
+	defer made.Close()
+	return propagate(made, o)
 }
 
-// target is the path to mount on: the root itself by its path on the host, and
-// what is below it by a descriptor, since it may have been made by the image.
-func (m RootMount) target(rootfs string) (path string, done func(), err error) {
+// target opens the directory to mount on. What is below the root may have been
+// made by the image.
+func (m RootMount) target(rootfs string) (*os.File, error) {
 	if clean(m.Target) == "/" {
-		return rootfs, func() {}, os.MkdirAll(rootfs, 0o711)
+		if err := os.MkdirAll(rootfs, 0o711); err != nil {
+			return nil, err
+		}
+		return openRoot(rootfs)
 	}
 	root, err := openRoot(rootfs)
 	if err != nil {
-		return "", nil, err
+		return nil, err
 	}
 	defer root.Close()
-	dir, err := kernel.Root{File: root}.MkdirAll(m.Target)
-	if err != nil {
-		return "", nil, err
-	}
-	return fmt.Sprintf("/proc/thread-self/fd/%d", dir.Fd()), func() { dir.Close() }, nil
+	return kernel.Root{File: root}.MkdirAll(m.Target)
 }
 
-func (m RootMount) bind(target string, o Options) error {
+func (m RootMount) bind(dir *os.File, o Options) error {
 	tree, err := openTree(unix.AT_FDCWD, m.Source, 0, o.Recursive)
 	if err != nil {
 		return err
@@ -148,8 +156,8 @@ func (m RootMount) bind(target string, o Options) error {
 	if err := setFlags(tree, o.Attrs); err != nil {
 		return err
 	}
-	if err := unix.MoveMount(int(tree.Fd()), "", unix.AT_FDCWD, target, unix.MOVE_MOUNT_F_EMPTY_PATH); err != nil {
-		return os.NewSyscallError("move_mount", err)
+	if err := attach(tree, dir); err != nil {
+		return err
 	}
 	return propagate(tree, o)
 }
@@ -185,17 +193,4 @@ func mountFlags(o Options) (flags uintptr) {
 		flags |= supers[name]
 	}
 	return flags
-}
-
-func propagateAt(target string, o Options) error {
-	for _, p := range o.Propagation {
-		flags := uintptr(p.Type)
-		if p.Recursive {
-			flags |= unix.MS_REC
-		}
-		if err := unix.Mount("", target, "", flags, ""); err != nil {
-			return fmt.Errorf("%s: %w", p.Name, err)
-		}
-	}
-	return nil
 }
