@@ -1,11 +1,13 @@
 package process
 
 import (
+	"context"
 	"encoding/json"
 	"fmt"
 	"os"
 	"path/filepath"
 	"runtime"
+	"slices"
 	"strings"
 	"sync"
 	"testing"
@@ -14,6 +16,7 @@ import (
 	"github.com/opencontainers/runtime-spec/specs-go"
 	"golang.org/x/sys/unix"
 
+	"github.com/myshim/myshim/process/kernel"
 	"github.com/myshim/myshim/process/stdio"
 )
 
@@ -28,7 +31,51 @@ var inside = map[string]func(args []string) int{
 	"exit":  func(args []string) int { var n int; fmt.Sscan(args[0], &n); return n },
 	"sleep": func([]string) int { time.Sleep(time.Hour); return 0 },
 	"echo":  func(args []string) int { fmt.Println(strings.Join(args, " ")); return 0 },
-	"env":   func([]string) int { fmt.Println(strings.Join(os.Environ(), "\n")); return 0 },
+	"id": func([]string) int {
+		groups, _ := os.Getgroups()
+		fmt.Println(os.Getuid(), os.Getgid(), groups)
+		return 0
+	},
+	"status": func(fields []string) int { // of /proc/self/status
+		text, _ := os.ReadFile("/proc/self/status")
+		for line := range strings.Lines(string(text)) {
+			if name, value, _ := strings.Cut(line, ":"); slices.Contains(fields, name) {
+				fmt.Println(name, strings.TrimSpace(value))
+			}
+		}
+		return 0
+	},
+	"cat": func(paths []string) int {
+		for _, path := range paths {
+			text, err := os.ReadFile(path)
+			if err != nil {
+				fmt.Println(err)
+				return 1
+			}
+			fmt.Print(string(text))
+		}
+		return 0
+	},
+	"fds": func([]string) int {
+		dir, _ := os.Open("/proc/self/fd")
+		names, _ := dir.Readdirnames(-1)
+		for _, name := range names {
+			if to, err := os.Readlink("/proc/self/fd/" + name); err == nil && name != fmt.Sprint(dir.Fd()) && !strings.HasPrefix(to, "anon_inode:[event") {
+				fmt.Println(name, to)
+			}
+		}
+		return 0
+	},
+	"tty": func([]string) int {
+		name, err := os.Readlink("/proc/self/fd/0")
+		size, _ := unix.IoctlGetWinsize(0, unix.TIOCGWINSZ)
+		console, _ := os.OpenFile("/dev/console", os.O_WRONLY, 0)
+		tty, ttyErr := os.Open("/dev/tty")
+		fmt.Println(name, err, size.Col, size.Row, ttyErr, tty != nil)
+		fmt.Fprintln(console, "console")
+		return 0
+	},
+	"env": func([]string) int { fmt.Println(strings.Join(os.Environ(), "\n")); return 0 },
 }
 
 func TestMain(m *testing.M) {
@@ -43,6 +90,7 @@ func TestMain(m *testing.M) {
 		panic(err)
 	}
 	before := descriptors()
+	go kernel.ReapOrphans(context.Background(), time.Second)
 	code := m.Run()
 	if left := leaks(before); code == 0 && left != "" {
 		fmt.Println("left behind:", left)

@@ -6,6 +6,7 @@ import (
 	"context"
 	"encoding/json"
 	"runtime"
+	"time"
 
 	"github.com/containerd/ttrpc"
 
@@ -44,7 +45,7 @@ func main() {
 func serve(ctx context.Context, d shim.Daemon, server *ttrpc.Server) (release func(id string) (left int), err error) {
 	s := task.New(d.ID, d.Namespace, d.Publish, d.Shutdown)
 	s.Register(server)
-	go kernel.ReapOrphans(ctx)
+	go kernel.ReapOrphans(ctx, 5*time.Second)
 	return s.Release, nil
 }
 

@@ -16,20 +16,16 @@ import (
 // children are the pids of OpenChild that are not waited for yet.
 var children sync.Map
 
-// orphanAge is how long a zombie must have been one before it is taken for an
-// orphan: who waits for a child of his own has done so by then.
-const orphanAge = 5 * time.Second
-
 // ReapOrphans takes processes off the process table that have come to this one
 // as a child subreaper, when they end: what a container without a pid namespace
 // of its own, or a hook, leaves behind. It never takes the exit of a Process,
-// and not that of a child which somebody else is just waiting for. It returns
-// when ctx is done.
-func ReapOrphans(ctx context.Context) {
+// and not that of a child which somebody else waits for: that is what has been
+// dead for no longer than age. It returns when ctx is done.
+func ReapOrphans(ctx context.Context, age time.Duration) {
 	died := make(chan os.Signal, 1)
 	signal.Notify(died, unix.SIGCHLD)
 	defer signal.Stop(died)
-	timer := time.NewTimer(orphanAge)
+	timer := time.NewTimer(age)
 	defer timer.Stop()
 	zombies := map[int]bool{} // seen at the last look
 	for {
@@ -38,13 +34,13 @@ func ReapOrphans(ctx context.Context) {
 			return
 		case <-died:
 			if len(zombies) == 0 {
-				timer.Reset(orphanAge)
+				timer.Reset(age)
 				zombies[0] = true // a look is due
 			}
 		case <-timer.C:
 			zombies = reapOrphans(zombies)
 			if len(zombies) > 0 {
-				timer.Reset(orphanAge)
+				timer.Reset(age)
 			}
 		}
 	}
