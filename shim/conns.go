@@ -16,8 +16,8 @@ import (
 // server's own Shutdown takes a connection for idle that has its first request
 // just now, and closes it without an answer.)
 type conns struct {
-	changed func(open int) // called when a client comes or goes
-	request func()         // called with each request
+	changed func(connected int) // called when a client comes or goes
+	request func()              // called with each request
 
 	mu   sync.Mutex
 	open map[*conn]struct{} // guarded by mu

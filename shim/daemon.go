@@ -8,7 +8,6 @@ import (
 	"os"
 	"os/signal"
 	"runtime"
-	"runtime/debug"
 	"strings"
 	"sync"
 	"time"
@@ -41,6 +40,7 @@ type daemon struct {
 	events   *events
 	conns    *conns
 	release  func(id string) (left int)
+	idle     *time.Timer // runs while no client is connected
 	once     sync.Once
 	stop     chan time.Duration // how long the last events may take
 }
@@ -65,26 +65,15 @@ func (r Runtime) daemon(line command.Line) (err error) {
 	if err := unix.Prctl(unix.PR_SET_CHILD_SUBREAPER, 1, 0, 0, 0); err != nil {
 		return fmt.Errorf("become a subreaper: %w", err)
 	}
-	debug.SetGCPercent(gcPercent)
 
 	ctx, cancel := context.WithCancel(context.Background())
 	defer cancel()
-	idle := time.AfterFunc(idleTimeout, d.exitIfIdle)
-	defer idle.Stop()
-	quiet := time.AfterFunc(quietAfter, freeMemory())
-	defer quiet.Stop()
 	d.conns = &conns{
-		open: make(map[*conn]struct{}),
-		changed: func(open int) {
-			if open == 0 {
-				idle.Reset(idleTimeout)
-			} else {
-				idle.Stop()
-			}
-		},
-		request: func() { quiet.Reset(quietAfter) },
+		open:    make(map[*conn]struct{}),
+		changed: d.clientsChanged,
+		request: newMemory().wake,
 	}
-	d.events = newEvents(context.Background(), line.Namespace, os.Getenv("TTRPC_ADDRESS"))
+	d.events = newEvents(line.Namespace, os.Getenv("TTRPC_ADDRESS"))
 	server, err := ttrpc.NewServer(ttrpc.WithServerHandshaker(d.conns))
 	if err != nil {
 		return err
@@ -102,6 +91,7 @@ func (r Runtime) daemon(line command.Line) (err error) {
 	if err != nil {
 		return err
 	}
+	d.idle = time.AfterFunc(idleTimeout, d.exitIfIdle)
 	go func() {
 		// Not ctx: it is that of the requests, which are still to be answered
 		// when the daemon has been told to exit.
@@ -193,6 +183,14 @@ func (d *daemon) handleRelease(_ context.Context, unmarshal func(any) error) (an
 		d.shutdown(releaseTimeout)
 	}
 	return reply, nil
+}
+
+func (d *daemon) clientsChanged(connected int) {
+	if connected == 0 {
+		d.idle.Reset(idleTimeout)
+	} else {
+		d.idle.Stop()
+	}
 }
 
 func (d *daemon) exitIfIdle() {

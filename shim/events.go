@@ -24,7 +24,7 @@ const (
 	maxEvents      = 8192
 	forwardTimeout = 5 * time.Second
 	firstRetry     = 20 * time.Millisecond
-	lastRetry      = time.Second
+	lastRetry      = 500 * time.Millisecond
 )
 
 // events delivers events to containerd, in their order and each until it has
@@ -35,8 +35,7 @@ const (
 // made for the first event, and kept.
 type events struct {
 	namespace string
-	address   string          // path of containerd's ttrpc socket; none if it is not to be told
-	ctx       context.Context // ends with the process, and in tests
+	address   string // path of containerd's ttrpc socket; none if there is nobody to tell
 
 	mu    sync.Mutex
 	queue []*types.Envelope // guarded by mu; the first one is being delivered
@@ -45,8 +44,8 @@ type events struct {
 	client *ttrpc.Client // of the one goroutine that delivers; nil without a connection
 }
 
-func newEvents(ctx context.Context, namespace, address string) *events {
-	return &events{ctx: ctx, namespace: namespace, address: strings.TrimPrefix(address, "unix://")}
+func newEvents(namespace, address string) *events {
+	return &events{namespace: namespace, address: strings.TrimPrefix(address, "unix://")}
 }
 
 // Publish queues an event, and does not wait.
@@ -102,11 +101,7 @@ func (e *events) deliver() {
 			if retry == firstRetry {
 				log.L.WithError(err).Warnf("containerd does not take events, trying again: %s", envelope.GetTopic())
 			}
-			select {
-			case <-time.After(retry):
-			case <-e.ctx.Done():
-				return
-			}
+			time.Sleep(retry)
 			retry = min(2*retry, lastRetry)
 			continue
 		}
@@ -145,7 +140,7 @@ func (e *events) forward(envelope *types.Envelope) error {
 			}
 			e.client = ttrpc.NewClient(conn)
 		}
-		ctx, cancel := context.WithTimeout(e.ctx, forwardTimeout)
+		ctx, cancel := context.WithTimeout(context.Background(), forwardTimeout)
 		_, err := eventsapi.NewTTRPCEventsClient(e.client).Forward(ctx, &eventsapi.ForwardRequest{Envelope: envelope})
 		cancel()
 		if err == nil {
@@ -154,7 +149,7 @@ func (e *events) forward(envelope *types.Envelope) error {
 		if _, answered := status.FromError(err); answered {
 			return err
 		}
-		e.client.Close()
+		_ = e.client.Close() // has nothing to tell
 		e.client = nil
 		if fresh || !errors.Is(err, ttrpc.ErrClosed) {
 			return err

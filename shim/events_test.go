@@ -99,13 +99,16 @@ func (s *eventsServer) take(n int) []*types.Envelope {
 	return got
 }
 
-func newTestEvents(t *testing.T, address string) *events {
+func newTestEvents(t *testing.T, server *eventsServer) *events {
 	t.Helper()
-	ctx, cancel := context.WithCancel(context.Background())
-	e := newEvents(ctx, "ns", "unix://"+address)
-	t.Cleanup(func() {
-		cancel()
-		eventually(t, "the goroutine has ended", func() bool { return !delivering() })
+	e := newEvents("ns", "unix://"+server.address)
+	t.Cleanup(func() { // before that of the server
+		if server.server == nil {
+			server.serve()
+		}
+		flush(e, 10*time.Second)
+		e.mu.Lock()
+		defer e.mu.Unlock()
 		if e.client != nil {
 			e.client.Close()
 			e.client.UserOnCloseWait(context.Background())
@@ -152,7 +155,7 @@ func inOrder(t *testing.T, got []*types.Envelope, from, to int) {
 func TestEnvelope(t *testing.T) {
 	server := newEventsServer(t)
 	server.serve()
-	e := newTestEvents(t, server.address)
+	e := newTestEvents(t, server)
 	before := time.Now()
 	e.Publish("/tasks/exit", &tasks.TaskExit{ContainerID: "c", ID: "x", ExitStatus: 7})
 	got := server.take(1)[0]
@@ -171,7 +174,7 @@ func TestEnvelope(t *testing.T) {
 // containerd goes away again and again, and none is lost or out of order.
 func TestEventsSurviveRestarts(t *testing.T) {
 	server := newEventsServer(t)
-	e := newTestEvents(t, server.address)
+	e := newTestEvents(t, server)
 	const all = 2000
 	go func() {
 		for i := range all {
@@ -198,9 +201,7 @@ func TestEventsSurviveRestarts(t *testing.T) {
 
 	// Idle, nothing of it runs; a connection that has ended meanwhile is no
 	// reason to wait.
-	if delivering() {
-		t.Error("a goroutine is running for nothing")
-	}
+	eventually(t, "no goroutine is running for nothing", func() bool { return !delivering() })
 	server.stop()
 	server.serve()
 	before := time.Now()
@@ -231,7 +232,7 @@ func TestEventsRefused(t *testing.T) {
 	}
 	server.serve()
 	lines := captureLog(t)
-	e := newTestEvents(t, server.address)
+	e := newTestEvents(t, server)
 	e.Publish("bad", &tasks.TaskOOM{ContainerID: "the-bad-one"})
 	e.publish(0, 1)
 	inOrder(t, server.take(1), 0, 1)
@@ -249,7 +250,7 @@ func TestEventsRefused(t *testing.T) {
 func TestEventsAreBounded(t *testing.T) {
 	server := newEventsServer(t)
 	lines := captureLog(t)
-	e := newTestEvents(t, server.address)
+	e := newTestEvents(t, server)
 	before := time.Now()
 	e.publish(0, maxEvents+3)
 	if took := time.Since(before); took > 5*time.Second {
@@ -280,10 +281,10 @@ func TestEventsAreBounded(t *testing.T) {
 
 // Without an address, as when run by hand, there is nobody to tell.
 func TestNobodyToTell(t *testing.T) {
-	e := newEvents(context.Background(), "ns", "")
+	e := newEvents("ns", "")
 	e.publish(0, 10)
 	flush(e, 0)
-	if len(e.queue) > 0 || delivering() {
+	if len(e.queue) > 0 || e.empty != nil {
 		t.Error("events are waiting")
 	}
 }
@@ -303,7 +304,7 @@ func TestEventsTimeout(t *testing.T) {
 		return nil
 	}
 	server.serve()
-	e := newTestEvents(t, server.address)
+	e := newTestEvents(t, server)
 	defer close(hang)
 	e.publish(0, 3)
 	inOrder(t, server.take(3), 0, 3)

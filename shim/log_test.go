@@ -114,7 +114,7 @@ func TestFullLog(t *testing.T) {
 	if !strings.Contains(before, "lines dropped") {
 		t.Errorf("no word of the dropped lines: %s", before)
 	}
-	d.call("Shutdown", "")
+	d.shutdown()
 }
 
 // It may be no FIFO, or not there at all.
@@ -122,7 +122,7 @@ func TestNoLog(t *testing.T) {
 	c := newCaller(t, "nolog")
 	d := connect(t, c.start())
 	d.call("Log", "x")
-	d.call("Shutdown", "")
+	d.shutdown()
 	d.exits(5 * time.Second)
 	name := filepath.Join(c.bundle, "log")
 	if err := os.WriteFile(name, []byte("before\n"), 0o600); err != nil {
@@ -130,7 +130,7 @@ func TestNoLog(t *testing.T) {
 	}
 	d = connect(t, c.start())
 	d.call("Log", "y")
-	d.call("Shutdown", "")
+	d.shutdown()
 	if b, err := os.ReadFile(name); err != nil || !strings.HasPrefix(string(b), "before\ntime=") || !strings.Contains(string(b), "msg=y") {
 		t.Errorf("%s %v", b, err)
 	}

@@ -1,49 +1,87 @@
 package shim
 
 import (
-	"bytes"
 	"fmt"
 	"os"
 	"runtime"
 	"runtime/debug"
+	"strings"
+	"sync"
 	"time"
 
 	"github.com/containerd/log"
 	"golang.org/x/sys/unix"
 )
 
-// A daemon is idle nearly always, and there is one for each pod. Creating a
-// container leaves it some MB of garbage, and maps all of the binary.
+// A daemon is idle nearly always, and there is one for each pod. What it used
+// only to get there goes back to the system once no request has come for
+// quietAfter: its mapping of most of the binary, and garbage if the heap is
+// larger than what a collection takes for its own data. The first time this is
+// always done, then only after worthwhile bytes were allocated: a client that
+// just polls does not make us do it each time, and nothing of it is periodic.
 //
-// With gcPercent below Go's 100, the heap grows less meanwhile. Once no request
-// has come for quietAfter, what is not needed to wait goes back to the system,
-// unless there is less than worthwhile of it: a client that only polls does not
-// make us collect each time. Nothing of that runs periodically.
+// Measured, in MB of anonymous memory + of the binary: with one container of
+// ctr, 3.2 + 7.1 without and 3.3 + 1.2 with this (containerd's shim for runc:
+// 4.0 + 7.4); with the garbage of 60 decoded config.json of 14 KB, 5.2 with Go's
+// gcPercent of 100, 4.1 with 40, and 3.3 once it is freed. The next request
+// takes 0.2 ms longer.
 //
-// Measured with three config.json of 14 KB, in KB of anonymous memory and of
-// the binary: 4960 + 6560 with Go's defaults, 3990 + 6500 with gcPercent 40,
-// 3000 + 3900 once that is freed too.
+// While it is quiet there is no collection: Go's own one of every two minutes
+// would bring back what was freed. Memory is bounded all the same.
 const (
-	gcPercent  = 40
-	quietAfter = 2 * time.Second
-	worthwhile = 1 << 20
+	gcPercent   = 40
+	quietAfter  = 2 * time.Second
+	worthwhile  = 1 << 20
+	muchHeap    = 9 << 18 // resident
+	memoryLimit = 64 << 20
 )
 
-// freeMemory returns a function that frees what has become garbage or was used
-// only once, if there was enough since its last call.
-func freeMemory() func() {
-	var before uint64
-	return func() {
-		var now runtime.MemStats
-		runtime.ReadMemStats(&now)
-		if now.TotalAlloc-before < worthwhile {
-			return
-		}
-		before = now.TotalAlloc
+// memory is told of each request.
+type memory struct {
+	quiet *time.Timer
+
+	mu     sync.Mutex
+	asleep bool   // guarded by mu
+	limit  uint64 // guarded by mu; of allocated bytes, to free memory again
+}
+
+func newMemory() *memory {
+	debug.SetMemoryLimit(memoryLimit)
+	debug.SetGCPercent(gcPercent)
+	m := new(memory)
+	m.quiet = time.AfterFunc(quietAfter, m.sleep)
+	return m
+}
+
+func (m *memory) wake() {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	m.quiet.Reset(quietAfter)
+	if m.asleep {
+		m.asleep = false
+		debug.SetGCPercent(gcPercent)
+	}
+}
+
+func (m *memory) sleep() {
+	var now runtime.MemStats
+	runtime.ReadMemStats(&now)
+	m.mu.Lock()
+	m.asleep = true
+	debug.SetGCPercent(-1)
+	enough := now.TotalAlloc >= m.limit
+	if enough {
+		m.limit = now.TotalAlloc + worthwhile
+	}
+	m.mu.Unlock()
+	if !enough {
+		return
+	}
+	if now.HeapSys-now.HeapReleased > muchHeap {
 		debug.FreeOSMemory()
-		if err := unmapBinary(); err != nil {
-			log.L.WithError(err).Debug("the binary stays mapped")
-		}
+	}
+	if err := unmapBinary(); err != nil {
+		log.L.WithError(err).Debug("the binary stays mapped")
 	}
 }
 
@@ -60,23 +98,27 @@ func unmapBinary() error {
 	if err != nil {
 		return err
 	}
-	var from, to uintptr // of the mapping that the lines are about, if wanted
-	for line := range bytes.Lines(smaps) {
-		var start, end uintptr
+	type mapping struct{ from, to uintptr }
+	var clean []mapping
+	var current *mapping // that the lines are about, if it is one of the binary
+	for line := range strings.Lines(string(smaps)) {
+		var m mapping
 		var mode string
-		if n, _ := fmt.Sscanf(string(line), "%x-%x %s", &start, &end, &mode); n == 3 {
-			from, to = 0, 0
-			if (mode == "r-xp" || mode == "r--p") && bytes.HasSuffix(line, []byte(" "+binary+"\n")) {
-				from, to = start, end
+		if n, _ := fmt.Sscanf(line, "%x-%x %s", &m.from, &m.to, &mode); n == 3 {
+			current = nil
+			if (mode == "r-xp" || mode == "r--p") && strings.HasSuffix(line, " "+binary+"\n") {
+				current = &m
 			}
-			continue
 		}
 		// Pages that were written to, as by the relocation of a PIE or a
 		// debugger's breakpoint, would be lost.
-		if field, value, _ := bytes.Cut(line, []byte(":")); from != 0 && string(field) == "Anonymous" && string(bytes.TrimSpace(value)) == "0 kB" {
-			if _, _, errno := unix.Syscall(unix.SYS_MADVISE, from, to-from, unix.MADV_DONTNEED); errno != 0 {
-				return errno
-			}
+		if current != nil && strings.Join(strings.Fields(line), " ") == "Anonymous: 0 kB" {
+			clean = append(clean, *current)
+		}
+	}
+	for _, m := range clean { // nothing else: all that runs now is mapped again
+		if _, _, errno := unix.Syscall(unix.SYS_MADVISE, m.from, m.to-m.from, unix.MADV_DONTNEED); errno != 0 {
+			return errno
 		}
 	}
 	return nil

@@ -36,6 +36,7 @@ type Service struct {
 
 	mu         sync.Mutex
 	containers map[string]*process.Container // guarded by mu; a nil value reserves the ID
+	closed     bool                          // guarded by mu; this process is about to exit
 }
 
 // New returns a service without containers. id is that of the shim process. The
@@ -56,6 +57,7 @@ func (s *Service) Release(id string) int {
 	}
 	s.mu.Lock()
 	defer s.mu.Unlock()
+	s.closed = len(s.containers) == 0 && id != ""
 	return len(s.containers)
 }
 
@@ -122,6 +124,9 @@ func (s *Service) create(ctx context.Context, r *api.CreateTaskRequest) (*api.Cr
 func (s *Service) reserve(id string) error {
 	s.mu.Lock()
 	defer s.mu.Unlock()
+	if s.closed {
+		return fmt.Errorf("this shim process exits: %w", process.ErrState)
+	}
 	if _, ok := s.containers[id]; ok {
 		return fmt.Errorf("container with given ID %s: %w", id, process.ErrExists)
 	}
@@ -358,9 +363,10 @@ func (s *Service) connect(_ context.Context, r *api.ConnectRequest) (*api.Connec
 
 func (s *Service) shutdown(context.Context, *api.ShutdownRequest) (*emptypb.Empty, error) {
 	s.mu.Lock()
-	left := len(s.containers)
+	s.closed = len(s.containers) == 0
+	closed := s.closed
 	s.mu.Unlock()
-	if left == 0 {
+	if closed {
 		s.exit()
 	}
 	return empty, nil

@@ -13,6 +13,7 @@ import (
 	"github.com/myshim/myshim/process"
 	"github.com/myshim/myshim/process/kernel"
 	"github.com/myshim/myshim/shim"
+	_ "github.com/myshim/myshim/shim/early" // start and delete, before the rest is initialised
 	"github.com/myshim/myshim/task"
 )
 

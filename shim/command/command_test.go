@@ -53,7 +53,7 @@ func TestParse(t *testing.T) {
 		"": {},
 		"-namespace k8s.io -address /run/c.sock -publish-binary /usr/bin/containerd -id abc start":   {Action: "start", Namespace: "k8s.io", Address: "/run/c.sock", ID: "abc"},
 		"--namespace=k8s.io --address /run/c.sock -publish-binary= -id=a=b -debug -bundle /b delete": {Action: "delete", Namespace: "k8s.io", Address: "/run/c.sock", ID: "a=b", Debug: true, Bundle: "/b"},
-		"-namespace ns -id start start":     {Action: "start", Namespace: "ns", ID: "start"},
+		"-namespace ns -id delete start":    {Action: "start", Namespace: "ns", ID: "delete"},
 		"-id -debug":                        {ID: "-debug"},
 		"-socket /s -debug-socket /d -id x": {ID: "x"},
 		"-debug=false -id x":                {ID: "x"},
@@ -381,7 +381,7 @@ func TestListen(t *testing.T) {
 			t.Errorf("%s: %v %v, want %v", name, st.Mode(), err, want)
 		}
 	}
-	if _, err := listen(file); err != errTaken {
+	if _, err := listen(file); !errors.Is(err, errTaken) {
 		t.Errorf("second daemon: %v", err)
 	}
 	// Its queue of connections is full: busy, not stale.
@@ -396,7 +396,7 @@ func TestListen(t *testing.T) {
 			break
 		}
 	}
-	if _, err := listen(file); err != errTaken {
+	if _, err := listen(file); !errors.Is(err, errTaken) {
 		t.Errorf("busy daemon: %v", err)
 	}
 	for _, c := range conns {
@@ -448,7 +448,7 @@ func TestListenRace(t *testing.T) {
 				fd, err := listen(file)
 				if err == nil {
 					made <- fd
-				} else if err != errTaken {
+				} else if !errors.Is(err, errTaken) {
 					t.Error(err)
 				}
 			})

@@ -32,37 +32,42 @@ const (
 // a daemon that is dead is removed.
 func Release(line Line) error {
 	file := socketOf(line)
-	if _, err := os.Lstat(file); errors.Is(err, os.ErrNotExist) {
-		return nil
+	for end := time.Now().Add(replyTimeout); ; time.Sleep(time.Millisecond) {
+		conn, err := dial(file)
+		switch {
+		case errors.Is(err, syscall.ENOENT), errors.Is(err, syscall.EACCES):
+			return nil // none, or none of this user
+		case errors.Is(err, syscall.ECONNREFUSED):
+			return removeStale(file)
+		case err != nil:
+			return fmt.Errorf("connect to the daemon on %s: %w", file, err)
+		}
+		exits, err := askRelease(conn, line.ID)
+		if err == nil && exits {
+			err = waitForEnd(conn)
+		}
+		conn.Close()
+		if err == nil {
+			return nil
+		}
+		// One that is dying closes its connections, which is what containerd
+		// sees, a moment before its listening socket.
+		dying := errors.Is(err, syscall.ECONNRESET) || errors.Is(err, syscall.EPIPE) || errors.Is(err, io.EOF)
+		if !dying || time.Now().After(end) {
+			return fmt.Errorf("ask the daemon on %s to release %s: %w", file, line.ID, err)
+		}
 	}
-	fd, err := unixSocket()
-	if err != nil {
-		return err
-	}
-	conn := os.NewFile(uintptr(fd), file)
-	defer conn.Close()
-	switch err := syscall.Connect(fd, &syscall.SockaddrUnix{Name: file}); err {
-	case nil:
-	case syscall.ENOENT:
-		return nil
-	case syscall.ECONNREFUSED:
-		return removeStale(file)
-	default:
-		return fmt.Errorf("connect to the daemon on %s: %w", file, err)
-	}
-	exits, err := askRelease(conn, line.ID)
-	if err != nil {
-		return fmt.Errorf("ask the daemon on %s to release %s: %w", file, line.ID, err)
-	}
-	if !exits {
-		return nil
-	}
-	// It closes no connection itself: the end of this one is its own.
+}
+
+// waitForEnd waits until the daemon has exited. It closes no connection before:
+// the end of this one is its own.
+func waitForEnd(conn *os.File) error {
 	if err := conn.SetDeadline(time.Now().Add(exitTimeout)); err != nil {
 		return err
 	}
-	if _, err := io.Copy(io.Discard, conn); errors.Is(err, os.ErrDeadlineExceeded) {
-		return fmt.Errorf("the daemon on %s has not exited within %v", file, exitTimeout)
+	_, err := io.Copy(io.Discard, conn)
+	if errors.Is(err, os.ErrDeadlineExceeded) {
+		return fmt.Errorf("it has not exited within %v", exitTimeout)
 	}
 	return nil
 }

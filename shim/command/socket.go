@@ -48,8 +48,7 @@ func listen(file string) (fd int, err error) {
 		return -1, err
 	}
 	if err := bind(fd, file); err != nil {
-		syscall.Close(fd)
-		return -1, err
+		return -1, errors.Join(err, syscall.Close(fd))
 	}
 	return fd, nil
 }
@@ -76,8 +75,7 @@ func bind(fd int, file string) error {
 		return fmt.Errorf("bind %s: %w", file, err)
 	}
 	if err := syscall.Listen(fd, syscall.SOMAXCONN); err != nil {
-		os.Remove(file)
-		return fmt.Errorf("listen on %s: %w", file, err)
+		return errors.Join(fmt.Errorf("listen on %s: %w", file, err), os.Remove(file))
 	}
 	return nil
 }
@@ -101,11 +99,11 @@ func lock(dir string) (unlock func(), err error) {
 		return nil, fmt.Errorf("socket directory %s, of user %d with mode %#o, is open to others", dir, st.Uid, st.Mode&0o7777)
 	}
 	for {
-		err = syscall.Flock(int(d.Fd()), syscall.LOCK_EX)
+		err := syscall.Flock(int(d.Fd()), syscall.LOCK_EX)
 		if err == nil {
 			return func() { d.Close() }, nil
 		}
-		if err != syscall.EINTR {
+		if !errors.Is(err, syscall.EINTR) {
 			d.Close()
 			return nil, fmt.Errorf("lock %s: %w", dir, err)
 		}
@@ -123,16 +121,27 @@ func unixSocket() (fd int, err error) {
 // accepts tells whether somebody listens on a socket, without waiting: one
 // whose queue is full is busy, not stale.
 func accepts(file string) bool {
+	conn, err := dial(file)
+	if err == nil {
+		conn.Close()
+	}
+	return !errors.Is(err, syscall.ECONNREFUSED) && !errors.Is(err, syscall.ENOENT)
+}
+
+func dial(file string) (*os.File, error) {
+	if _, err := os.Lstat(file); err != nil {
+		return nil, err // without a socket for it: the rule in `delete`
+	}
 	fd, err := unixSocket()
 	if err != nil {
-		return true // not known: leave it alone
+		return nil, err
 	}
-	defer syscall.Close(fd)
-	switch syscall.Connect(fd, &syscall.SockaddrUnix{Name: file}) {
-	case syscall.ECONNREFUSED, syscall.ENOENT:
-		return false
+	conn := os.NewFile(uintptr(fd), file)
+	if err := syscall.Connect(fd, &syscall.SockaddrUnix{Name: file}); err != nil {
+		conn.Close()
+		return nil, err
 	}
-	return true
+	return conn, nil
 }
 
 // removeStale unlinks a socket that nobody listens on any more.

@@ -42,13 +42,12 @@ func Start(line Line, stdin io.Reader, stdout io.Writer) error {
 		return err
 	}
 	listener, err := listen(file)
-	if err != nil && err != errTaken {
+	if err != nil && !errors.Is(err, errTaken) {
 		return err
 	}
 	if err == nil {
 		if err := spawn(p, listener); err != nil {
-			os.Remove(file)
-			return err
+			return errors.Join(err, os.Remove(file))
 		}
 	}
 	if _, err := stdout.Write(p.answer(address)); err != nil {
@@ -108,8 +107,8 @@ func spawn(p bootstrap, listener int) error {
 		return err
 	}
 	if err := cgroup.addV1(pid); err != nil {
-		syscall.Kill(pid, syscall.SIGKILL) // still our child, not reaped
-		return fmt.Errorf("shim_cgroup %q: %w", p.options.ShimCgroup, err)
+		err = fmt.Errorf("shim_cgroup %q: %w", p.options.ShimCgroup, err)
+		return errors.Join(err, syscall.Kill(pid, syscall.SIGKILL)) // not reaped yet
 	}
 	return nil
 }
@@ -219,7 +218,7 @@ func openCgroup(name string) (c shimCgroup, err error) {
 	}
 	for element := range strings.SplitSeq(name, "/") {
 		if element == ".." {
-			return c, errors.New("a path with ..")
+			return c, errors.New("the path leads out with \"..\"")
 		}
 	}
 	const root, cgroup2 = "/sys/fs/cgroup", 0x63677270

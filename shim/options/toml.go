@@ -173,7 +173,7 @@ func unescape(s string) (r rune, size int, err error) {
 	if s == "" {
 		return 0, 0, fmt.Errorf("the string has no end")
 	}
-	digits := 0
+	var digits int
 	switch s[0] {
 	case 'b':
 		return '\b', 1, nil

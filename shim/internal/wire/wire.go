@@ -1,12 +1,13 @@
 // Package wire answers: how are the few protobuf messages of the short-lived
 // commands read and written?
 //
-// It is written by hand since `start` and `delete` are on containerd's
-// synchronous path of every container: importing the generated types, or only
-// protobuf's own wire package, makes every such process initialise protobuf's
-// registries first, 0.8 ms of the 2.3 ms it then takes to print one message
-// (measured with GODEBUG=inittrace=1 and 300 runs of each). The messages have
-// five fields or so; tests compare them with the generated types.
+// By hand, since `start` and `delete` are on containerd's synchronous path of
+// every container: with the generated types, or only protobuf's own package for
+// the encoding, each of these processes would initialise protobuf's registries
+// first. `delete` with nothing left to do takes 2.4 ms like this and 3.3 with
+// them, an empty Go program 1.5 (medians of 200, no_grpc). The messages have a
+// handful of fields, and tests compare them with the generated types. The
+// daemon and -info, which need those packages anyway, use the generated types.
 package wire
 
 import (
@@ -60,7 +61,7 @@ func Fields(message []byte, f func(Field) error) error {
 		}
 		message = message[n:]
 		field := Field{Number: tag >> 3}
-		size := 0
+		var size int
 		switch tag & 7 {
 		case 0:
 			field.varint, size = binary.Uvarint(message)
