@@ -62,8 +62,10 @@ type Config struct {
 
 // Event is something that happened to a container.
 type Event struct {
-	Kind    EventKind
-	Process *Process // the init for what happens to the whole container
+	Kind   EventKind
+	ExecID string // "" for the init, and what happens to the whole container
+	PID    int
+	Exit   ExitStatus // of ProcessExited and ContainerDeleted
 }
 
 // EventKind says what happened.
@@ -81,7 +83,12 @@ const (
 	ContainerDeleted
 )
 
-func (c *Container) emit(kind EventKind, p *Process) { c.Emit(Event{kind, p}) }
+func (c *Container) emit(kind EventKind, p *Process) {
+	p.mu.Lock()
+	e := Event{Kind: kind, ExecID: p.ID, PID: p.pid, Exit: p.exit}
+	p.mu.Unlock()
+	c.Emit(e)
+}
 
 // Process is the process of an exec, or the init for "".
 func (c *Container) Process(execID string) (*Process, error) {

@@ -159,8 +159,8 @@ func (r *recorder) emit(e Event) {
 		OutOfMemory: "oom", ProcessExited: "exit", ContainerDeleted: "delete",
 	}
 	name := names[e.Kind]
-	if e.Process.ID != "" {
-		name += "/" + e.Process.ID
+	if e.ExecID != "" {
+		name += "/" + e.ExecID
 	}
 	r.events = append(r.events, name)
 }

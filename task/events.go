@@ -18,20 +18,18 @@ func (s *Service) emit(e process.Event, r *api.CreateTaskRequest) {
 // containerdEvent is an event in containerd's words, with its topic
 // (containerd's core/runtime/events.go).
 func containerdEvent(e process.Event, r *api.CreateTaskRequest) (topic string, event proto.Message) {
-	p, id := e.Process, r.ID
-	state := p.State()
-	pid, code, at := uint32(state.PID), uint32(state.Exit.Code), timestamppb.New(state.Exit.At)
+	id, pid, code, at := r.ID, uint32(e.PID), uint32(e.Exit.Code), timestamppb.New(e.Exit.At)
 	switch e.Kind {
 	case process.ContainerCreated:
 		io := &events.TaskIO{Stdin: r.Stdin, Stdout: r.Stdout, Stderr: r.Stderr, Terminal: r.Terminal}
 		return "/tasks/create", &events.TaskCreate{ContainerID: id, Bundle: r.Bundle, Rootfs: r.Rootfs, IO: io, Checkpoint: r.Checkpoint, Pid: pid}
 	case process.ProcessStarted:
-		if p.ID != "" {
-			return "/tasks/exec-started", &events.TaskExecStarted{ContainerID: id, ExecID: p.ID, Pid: pid}
+		if e.ExecID != "" {
+			return "/tasks/exec-started", &events.TaskExecStarted{ContainerID: id, ExecID: e.ExecID, Pid: pid}
 		}
 		return "/tasks/start", &events.TaskStart{ContainerID: id, Pid: pid}
 	case process.ExecAdded:
-		return "/tasks/exec-added", &events.TaskExecAdded{ContainerID: id, ExecID: p.ID}
+		return "/tasks/exec-added", &events.TaskExecAdded{ContainerID: id, ExecID: e.ExecID}
 	case process.ContainerPaused:
 		return "/tasks/paused", &events.TaskPaused{ContainerID: id}
 	case process.ContainerResumed:
@@ -40,11 +38,11 @@ func containerdEvent(e process.Event, r *api.CreateTaskRequest) (topic string, e
 		return "/tasks/oom", &events.TaskOOM{ContainerID: id}
 	case process.ProcessExited:
 		exit := &events.TaskExit{ContainerID: id, ID: id, Pid: pid, ExitStatus: code, ExitedAt: at}
-		if p.ID != "" {
-			exit.ID = p.ID
+		if e.ExecID != "" {
+			exit.ID = e.ExecID
 		}
 		return "/tasks/exit", exit
 	default: // process.Deleted
-		return "/tasks/delete", &events.TaskDelete{ContainerID: id, ID: p.ID, Pid: pid, ExitStatus: code, ExitedAt: at}
+		return "/tasks/delete", &events.TaskDelete{ContainerID: id, ID: e.ExecID, Pid: pid, ExitStatus: code, ExitedAt: at}
 	}
 }

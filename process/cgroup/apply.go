@@ -57,7 +57,7 @@ func (g *Group) set(r *specs.LinuxResources, update bool) error {
 }
 
 // setWithUnit tells systemd as well. Its own way to write some of the files is
-// a little different, so ours comes after it.
+// a little different, so ours comes after it, from what it has left there.
 func (g *Group) setWithUnit(r *specs.LinuxResources, writes []Write, f Facts) error {
 	props, writes, err := unitProperties(writes, f)
 	if err != nil {
@@ -76,7 +76,13 @@ func (g *Group) setWithUnit(r *specs.LinuxResources, writes []Write, f Facts) er
 	if err := g.setUnit(props); err != nil {
 		return err
 	}
-	_, err = g.apply(writes)
+	writes, err = Plan(r, f)
+	if err == nil {
+		_, writes, err = unitProperties(writes, f)
+	}
+	if err == nil {
+		_, err = g.apply(writes)
+	}
 	if err != nil && f.Update {
 		old, undo, _ := unitProperties(undo, f)
 		err = errors.Join(err, g.setUnit(old), g.takeBack(undo))

@@ -21,6 +21,9 @@ import (
 // A group that exists is taken only if it has no process and is not frozen.
 // When Create fails, it leaves nothing behind that was not there.
 func Create(l Location, r *specs.LinuxResources) (_ *Group, err error) {
+	if l.Unit != "" {
+		return nil, fmt.Errorf("create cgroup: %s must be made by systemd", l.Unit)
+	}
 	g := newGroup(l)
 	var made []string
 	defer func() {
@@ -41,8 +44,6 @@ func Create(l Location, r *specs.LinuxResources) (_ *Group, err error) {
 			if !fresh {
 				err = checkUnused(d)
 			}
-		} else if where.mirror() && !l.V2() {
-			continue
 		}
 		if err != nil {
 			return nil, fmt.Errorf("create cgroup: %w", err)
@@ -65,13 +66,6 @@ func (g *Group) prepare(r *specs.LinuxResources) error {
 		return prepareCpuset(*d, write)
 	}
 	return write()
-}
-
-// mirror tells the hierarchies which limit nothing, and only say where the
-// container is. As with runc, one that cannot be used (read-only, say) is done
-// without.
-func (d Dir) mirror() bool {
-	return d.v2() || slices.Contains(d.Controllers, "name=systemd") || slices.Contains(d.Controllers, "misc")
 }
 
 // create makes the directory in one hierarchy, with those above it, and opens

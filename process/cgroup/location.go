@@ -153,12 +153,12 @@ func hierarchies(relative bool) ([]hierarchy, error) {
 		return nil, err
 	}
 	own := parseProcCgroup(string(text))
-	if fsType(unified) == unix.CGROUP2_SUPER_MAGIC {
+	if is, _ := mountedAs(unified, unix.CGROUP2_SUPER_MAGIC); is {
 		return []hierarchy{{mount: unified, root: "/", own: own[""]}}, nil
 	}
 	var all []hierarchy
-	if hybrid := unified + "/unified"; fsType(hybrid) == unix.CGROUP2_SUPER_MAGIC {
-		all = append(all, hierarchy{mount: hybrid, root: "/", own: own[""]})
+	if is, writable := mountedAs(unified+"/unified", unix.CGROUP2_SUPER_MAGIC); is && writable {
+		all = append(all, hierarchy{mount: unified + "/unified", root: "/", own: own[""]})
 	}
 	seen := make(map[string]bool)
 	for _, c := range v1Controllers {
@@ -170,12 +170,16 @@ func hierarchies(relative bool) ([]hierarchy, error) {
 			seen[names] = true
 			h := hierarchy{controllers: together, own: group, root: "/"}
 			h.mount = unified + "/" + strings.TrimPrefix(names, "name=")
-			if fsType(h.mount) != unix.CGROUP_SUPER_MAGIC || relative && group != "/" {
+			is, writable := mountedAs(h.mount, unix.CGROUP_SUPER_MAGIC)
+			if !is || relative && group != "/" {
 				if h.mount, h.root, err = findMount(c); err != nil {
 					return nil, err
 				}
+				is, writable = mountedAs(h.mount, unix.CGROUP_SUPER_MAGIC)
 			}
-			if h.mount != "" {
+			// These only say where the container is: as with runc, one that
+			// cannot be used is done without.
+			if is && (writable || c != "name=systemd" && c != "misc") {
 				all = append(all, h)
 			}
 		}
@@ -186,12 +190,12 @@ func hierarchies(relative bool) ([]hierarchy, error) {
 	return all, nil
 }
 
-func fsType(dir string) int64 {
+func mountedAs(dir string, magic int64) (is, writable bool) {
 	var fs unix.Statfs_t
-	if unix.Statfs(dir, &fs) != nil {
-		return 0
+	if err := unix.Statfs(dir, &fs); err != nil {
+		return false, false
 	}
-	return int64(fs.Type)
+	return int64(fs.Type) == magic, fs.Flags&unix.ST_RDONLY == 0
 }
 
 // parseProcCgroup reads /proc/PID/cgroup: the group in each hierarchy.

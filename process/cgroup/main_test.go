@@ -295,7 +295,7 @@ func everything(t testing.TB, g *Group) map[string]string {
 			if err != nil {
 				text = err.Error()
 			}
-			for _, moving := range []string{"stat", "usage", "current", "peak", "pressure", "procs", "tasks", "threads", "kmem.slabinfo", "events", "io_service"} {
+			for _, moving := range []string{"stat", "usage", "current", "peak", "pressure", "procs", "tasks", "threads", "kmem.slabinfo", "events", "io_service", "prioidx"} {
 				if strings.Contains(e.Name(), moving) {
 					text = ""
 				}

@@ -91,6 +91,9 @@ func TestScope(t *testing.T) {
 	r := resources(t, `{"memory": {"limit": 67108864, "swap": 67108864}, "cpu": {"quota": 33333, "period": 100000, "shares": 512, "cpus": "0-1"}, "pids": {"limit": 100},
 		"devices": [{"allow": false, "access": "rwm"}, {"allow": true, "type": "c", "major": 1, "minor": 11, "access": "r"}],
 		"unified": {"memory.high": "50000000"}}`)
+	if l := location(t, ""); !l.V2() {
+		r.Unified = nil
+	}
 	g := newScope(t, "scope", r)
 	c := start(t, g, "sleep")
 	ok(t, g.Set(&specs.Linux{Resources: r}))
