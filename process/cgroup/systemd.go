@@ -115,7 +115,7 @@ func unitProperties(writes []Write, f Facts) ([]property, []Write, error) {
 		}
 		switch w.File {
 		case "cpu.idle":
-			if idle {
+			if idle && f.V2 {
 				add("CPUWeight", uint64(0)) // since systemd 252
 			}
 		case "cpuset.cpus", "cpuset.mems":

@@ -13,6 +13,8 @@ import (
 type Process struct {
 	PID   int
 	pidfd *os.File // in Go's poller
+
+	waited bool // the pid may be another process's
 }
 
 // OpenChild returns the child with this pid. It must not have been waited for,
@@ -47,6 +49,7 @@ func (p *Process) Wait() (unix.WaitStatus, error) {
 		}
 	})
 	children.Delete(p.PID)
+	p.waited = true
 	if err = errors.Join(err, waited); err != nil {
 		return 0, fmt.Errorf("wait for process %d: %w", p.PID, err)
 	}
@@ -90,7 +93,12 @@ func (p *Process) Descriptor(fd int, name string) (*os.File, error) {
 }
 
 // Close gives the pidfd back. The process goes on.
-func (p *Process) Close() error { return p.pidfd.Close() }
+func (p *Process) Close() error {
+	if !p.waited {
+		children.Delete(p.PID)
+	}
+	return p.pidfd.Close()
+}
 
 // Use calls f with the pidfd, which stays open meanwhile.
 func (p *Process) Use(f func(pidfd int) error) error {
