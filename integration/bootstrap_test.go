@@ -169,7 +169,7 @@ func TestShimProcess(t *testing.T) {
 		}
 		own, err := strconv.Atoi(strings.TrimSpace(procFS{dir: "/proc/self"}.read("oom_score_adj")))
 		s.must(err)
-		if got := strings.TrimSpace(procFS{dir: fmt.Sprint("/proc/", c.Pid)}.read("oom_score_adj")); got != fmt.Sprint(own+1) {
+		if got := strings.TrimSpace(procFS{dir: fmt.Sprint("/proc/", c.Pid)}.read("oom_score_adj")); got != strconv.Itoa(own+1) {
 			s.Errorf("oom_score_adj %s, want containerd's %d and one more", got, own)
 		}
 	})

@@ -43,7 +43,9 @@ type setup struct {
 	io        cio.Creator // instead of buffers
 	container []client.NewContainerOpts
 	task      []client.NewTaskOpts
-	shared    bool // its namespaces are not all its own: a few invariants don't hold
+	shared    bool // joins namespaces of others: a few invariants don't hold
+
+	ownSnapshot bool // container has the option that makes it
 }
 
 type opt func(*setup)
@@ -75,9 +77,8 @@ func edit(change func(s *specs.Spec)) opt {
 func withStdin(s *setup)    { s.stdin = true }
 func withTerminal(s *setup) { s.terminal = true; s.spec = append(s.spec, oci.WithTTY) }
 
-func withID(id string) opt         { return func(s *setup) { s.id = id } }
-func withIO(io cio.Creator) opt    { return func(s *setup) { s.io = io } }
-func withImage(i client.Image) opt { return func(s *setup) { s.image = i } }
+func withID(id string) opt      { return func(s *setup) { s.id = id } }
+func withIO(io cio.Creator) opt { return func(s *setup) { s.io = io } }
 func withTask(opts ...client.NewTaskOpts) opt {
 	return func(s *setup) { s.task = append(s.task, opts...) }
 }
@@ -90,16 +91,17 @@ func (e *env) newBox(opts ...opt) (*box, *setup) {
 		o(s)
 	}
 	spec := append([]oci.SpecOpts{oci.WithImageConfig(s.image)}, s.spec...)
-	all := append([]client.NewContainerOpts{
-		client.WithImage(s.image),
-		client.WithNewSnapshot(s.id, s.image),
+	all := []client.NewContainerOpts{client.WithImage(s.image)}
+	if !s.ownSnapshot {
+		all = append(all, client.WithNewSnapshot(s.id, s.image))
+	}
+	all = append(append(all, s.container...), // the spec's options may read the snapshot
 		client.WithRuntime(e.runtime.Type, nil),
-		client.WithNewSpec(spec...),
-	}, s.container...)
+		client.WithNewSpec(spec...))
 	c, err := e.daemon.Client.NewContainer(e.ctx, s.id, all...)
 	e.must(err)
-	e.Cleanup(func() {
-		if err := c.Delete(e.ctx, client.WithSnapshotCleanup); err != nil && !errdefs.IsNotFound(err) {
+	e.afterTest(func(ctx context.Context) {
+		if err := c.Delete(ctx, client.WithSnapshotCleanup); err != nil && !errdefs.IsNotFound(err) {
 			e.Errorf("delete container %s: %v", s.id, err)
 		}
 	})
@@ -116,8 +118,8 @@ func (e *env) tryCreate(opts ...opt) (*box, error) {
 		return b, err
 	}
 	b.task, b.Process = task, task
-	e.Cleanup(func() {
-		if _, err := task.Delete(e.ctx, client.WithProcessKill); err != nil && !errdefs.IsNotFound(err) {
+	e.afterTest(func(ctx context.Context) {
+		if _, err := task.Delete(ctx, client.WithProcessKill); err != nil && !errdefs.IsNotFound(err) {
 			e.Errorf("delete task %s: %v", s.id, err)
 		}
 	})
@@ -210,10 +212,13 @@ func (p *proc) wait() int {
 	return int(p.status.ExitCode())
 }
 
-// End waits for the exit, deletes, and returns all that was written.
+// End waits for the exit and for the end of the output, deletes, and returns all
+// that was written. (Containerd's client closes its readers in Delete, whatever is
+// still in the FIFOs.)
 func (p *proc) end() result {
 	p.e.Helper()
 	code := p.wait()
+	p.awaitEOF()
 	status, err := p.Delete(p.e.ctx)
 	p.e.must(err)
 	if int(status.ExitCode()) != code {
@@ -229,6 +234,20 @@ func (p *proc) end() result {
 func (p *proc) kill(s syscall.Signal) {
 	p.e.Helper()
 	p.e.must(p.Kill(p.e.ctx, s))
+}
+
+func (p *proc) awaitEOF() {
+	p.e.Helper()
+	done := make(chan struct{})
+	go func() {
+		p.IO().Wait()
+		close(done)
+	}()
+	select {
+	case <-done:
+	case <-p.e.ctx.Done():
+		p.e.Fatalf("%s has ended, its output hasn't: %d and %d bytes so far", p.ID(), p.out.Len(), p.err.Len())
+	}
 }
 
 // Remove kills and deletes the task, in the middle of a test.

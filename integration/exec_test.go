@@ -238,6 +238,7 @@ func TestExecsAtOnce(t *testing.T) {
 					return
 				}
 				status := <-p.exit
+				p.IO().Wait()
 				if _, err := p.Delete(e.ctx); err != nil {
 					e.Error(err)
 				}

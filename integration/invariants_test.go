@@ -48,14 +48,14 @@ func (p *proc) payload(process *specs.Process) *procFS {
 	p.e.Helper()
 	dir := &procFS{dir: fmt.Sprintf("/proc/%d", p.Pid())}
 	for {
-		cmdline := dir.read("cmdline")
-		if cmdline == "" {
-			return nil // a zombie or gone
+		if state := dir.status()["State"]; state == "" || strings.HasPrefix(state, "Z") {
+			return nil
 		}
+		cmdline := dir.read("cmdline")
 		if cmdline == strings.Join(process.Args, "\x00")+"\x00" {
 			return dir
 		}
-		if exe := filepath.Base(dir.link("exe")); exe == "testbox" || exe == "still" {
+		if exe := filepath.Base(dir.link("exe")); cmdline != "" && (exe == "testbox" || exe == "still") {
 			return dir // called by another name, as a script's interpreter is
 		}
 		select {
@@ -161,6 +161,9 @@ func expectedStatus(spec *specs.Spec) map[string]string {
 	prm := amb
 	if p.User.UID == 0 {
 		prm = bnd | inh
+	}
+	if p.NoNewPrivileges { // execve can't add to what was permitted before
+		prm &= capMask(caps.Permitted)
 	}
 	for name, mask := range map[string]uint64{"CapInh": inh, "CapPrm": prm, "CapEff": prm, "CapBnd": bnd, "CapAmb": amb} {
 		want[name] = fmt.Sprintf("%016x", mask)

@@ -338,6 +338,7 @@ func TestManyAtOnce(t *testing.T) {
 					return
 				}
 				status := <-b.exit
+				b.task.IO().Wait()
 				if _, err := b.task.Delete(e.ctx); err != nil {
 					e.Error(err)
 				}
@@ -362,9 +363,9 @@ func TestAbsoluteRuntimePath(t *testing.T) {
 // A root file system without an overlay.
 func TestNativeSnapshotter(t *testing.T) {
 	each(t, func(e *env) {
-		s := newID()
-		r := e.run(testbox("echo", "native"), func(set *setup) {
-			set.container = append(set.container, client.WithSnapshotter("native"), client.WithNewSnapshot(s, set.image))
+		r := e.run(testbox("echo", "native"), func(s *setup) {
+			s.ownSnapshot = true
+			s.container = append(s.container, client.WithSnapshotter("native"), client.WithNewSnapshot(s.id, s.image))
 		})
 		if r.out != "native\n" {
 			e.Errorf("%+v", r)

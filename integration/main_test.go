@@ -14,6 +14,7 @@ import (
 	"os"
 	"path/filepath"
 	"slices"
+	"strconv"
 	"strings"
 	"sync"
 	"sync/atomic"
@@ -34,9 +35,14 @@ func TestMain(m *testing.M) {
 		os.Exit(0)
 	}
 	os.Exit(harness.Main(func() int {
+		before := harness.Look()
 		code := m.Run()
 		if err := shared.close(); err != nil {
 			fmt.Println("close:", err)
+			code = 1
+		}
+		if leaks := before.Leaks(5*time.Second, func(string) bool { return false }); len(leaks) > 0 {
+			fmt.Printf("left behind by the whole run:\n\t%s\n", strings.Join(leaks, "\n\t"))
 			code = 1
 		}
 		return code
@@ -101,9 +107,18 @@ func (r *resources) close() error {
 
 const baseImage = "test/base:latest"
 
-// PerTest bounds every test; a healthy one takes a few seconds. Virtual
-// machines without hardware support are several times slower.
-const perTest = 3 * time.Minute
+// PerTest bounds every test; a healthy one takes a few seconds. MYSHIM_PATIENCE
+// is a factor for slow machines, as virtual ones without hardware support are.
+func perTest() time.Duration {
+	limit := time.Minute
+	if *long {
+		limit = 20 * time.Minute
+	}
+	if factor, err := strconv.Atoi(os.Getenv("MYSHIM_PATIENCE")); err == nil {
+		limit *= time.Duration(factor)
+	}
+	return limit
+}
 
 // Env is what a test has: one runtime, and a containerd or a peer.
 type env struct {
@@ -173,7 +188,7 @@ func newEnv(t *testing.T, r harness.Runtime, watch ...string) *env {
 		}
 	})
 	var cancel context.CancelFunc
-	e.ctx, cancel = context.WithTimeout(context.Background(), perTest)
+	e.ctx, cancel = context.WithTimeout(context.Background(), perTest())
 	t.Cleanup(cancel)
 	return e
 }
@@ -200,6 +215,29 @@ var serial atomic.Int64
 
 // ID is new, and starts with the run's Tag.
 func newID() string { return fmt.Sprintf("%s-%d", harness.Tag, serial.Add(1)) }
+
+// Dir is a new directory that everybody may enter, for the time of the test.
+func (e *env) dir() string {
+	e.Helper()
+	dir := filepath.Join(harness.Dir, fmt.Sprint("t", serial.Add(1)))
+	e.must(os.Mkdir(dir, 0o755))
+	e.Cleanup(func() {
+		if err := os.RemoveAll(dir); err != nil {
+			e.Error(err)
+		}
+	})
+	return dir
+}
+
+// AfterTest runs f when the test is over, with a context that is still good when
+// the test ran out of time.
+func (e *env) afterTest(f func(ctx context.Context)) {
+	e.Cleanup(func() {
+		ctx, cancel := context.WithTimeout(context.WithoutCancel(e.ctx), time.Minute)
+		defer cancel()
+		f(ctx)
+	})
+}
 
 // Must ends the test on an error.
 func (e *env) must(err error) {

@@ -12,8 +12,9 @@ import (
 	"time"
 
 	taskv3 "github.com/containerd/containerd/api/runtime/task/v3"
-	"github.com/containerd/errdefs"
 	"github.com/containerd/errdefs/pkg/errgrpc"
+	"github.com/containerd/fifo"
+	"github.com/containerd/ttrpc"
 	"github.com/myshim/myshim/integration/harness"
 	specs "github.com/opencontainers/runtime-spec/specs-go"
 	"golang.org/x/sys/unix"
@@ -99,7 +100,7 @@ func (s *stage) shimBy(call harness.Call, opts ...opt) *task {
 	shim, err := s.peer.Start(s.ctx, call, b)
 	s.must(err)
 	t := &task{Shim: shim, s: s, id: b.ID, setup: set}
-	s.Cleanup(func() { t.end(call) })
+	s.afterTest(func(ctx context.Context) { t.end(ctx, call) })
 	return t
 }
 
@@ -111,16 +112,15 @@ func (t *task) newMember(opts ...opt) *task {
 	t.s.must(err)
 	shim.Bundle = b
 	m := &task{Shim: shim, s: t.s, id: b.ID, setup: set, member: true}
-	t.s.Cleanup(func() { m.end(t.s.call()) })
+	t.s.afterTest(func(ctx context.Context) { m.end(ctx, t.s.call()) })
 	return m
 }
 
 // End takes down what the test has left of it, as containerd does for a client
 // that doesn't.
-func (t *task) end(call harness.Call) {
-	ctx := t.s.ctx
+func (t *task) end(ctx context.Context, call harness.Call) {
 	_, _ = t.Kill(ctx, &taskv3.KillRequest{ID: t.id, Signal: uint32(unix.SIGKILL), All: true})
-	if state, err := t.state(""); err == nil && state.Pid != 0 {
+	if state, err := t.State(ctx, &taskv3.StateRequest{ID: t.id}); err == nil && state.Pid != 0 {
 		_, _ = t.Wait(ctx, &taskv3.WaitRequest{ID: t.id})
 	}
 	_, _ = t.Delete(ctx, &taskv3.DeleteRequest{ID: t.id})
@@ -225,8 +225,12 @@ func (t *task) closeIO(execID string) error {
 	return errgrpc.ToNative(err)
 }
 
+// Shutdown may end the connection before the answer is read.
 func (t *task) shutdown() error {
 	_, err := t.Shutdown(t.s.ctx, &taskv3.ShutdownRequest{ID: t.id})
+	if errors.Is(err, ttrpc.ErrClosed) {
+		return nil
+	}
 	return errgrpc.ToNative(err)
 }
 
@@ -252,9 +256,7 @@ func (t *task) finish() {
 	t.s.must(err)
 	_, err = t.delete("")
 	t.s.must(err)
-	if err := t.shutdown(); err != nil && !errors.Is(err, errdefs.ErrUnknown) {
-		t.s.Errorf("shutdown: %v", err) // its connection may close before the answer is read
-	}
+	t.s.must(t.shutdown())
 	t.s.must(t.Gone(t.s.ctx))
 }
 
@@ -329,13 +331,12 @@ func (io *streams) close() {
 	_ = os.RemoveAll(io.dir)
 }
 
-// OpenStdin opens the client's end; the shim holds the other since Create.
-func (t *task) openStdin() *os.File {
-	t.s.Helper()
-	f, err := os.OpenFile(t.streams.stdin(), os.O_WRONLY|unix.O_NONBLOCK, 0)
-	if err != nil {
-		t.s.Fatalf("nobody reads stdin: %v", err)
-	}
+// OpenWriter opens the client's end of a process' stdin as containerd's client
+// does: the first write waits until the shim has opened its own.
+func (s *stage) openWriter(path string) io.WriteCloser {
+	s.Helper()
+	f, err := fifo.OpenFifo(s.ctx, path, unix.O_WRONLY|unix.O_NONBLOCK, 0)
+	s.must(err)
 	return f
 }
 

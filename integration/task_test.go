@@ -553,26 +553,16 @@ func TestServiceVersion2(t *testing.T) {
 	eachPeer(t, func(s *stage) {
 		s.weakness("since 2.3 it only serves version 3")
 		c := s.shim(testbox("exit", "2"))
-		c.streams = s.newStreams(c.id, false)
-		r := c.streams.request()
-		r.ID, r.Bundle, r.Rootfs = c.id, c.Bundle.Dir, c.Bundle.Rootfs
-		v2 := func(method string, request, response any) {
-			s.Helper()
-			if err := c.Call(s.ctx, 2, method, request, response); err != nil {
-				s.Fatalf("%s: %v", method, err)
-			}
-		}
-		var started taskv3.StartResponse
-		var state taskv3.StateResponse
-		var exit taskv3.WaitResponse
-		var deleted taskv3.DeleteResponse
-		v2("Create", r, &taskv3.CreateTaskResponse{})
-		v2("Start", &taskv3.StartRequest{ID: c.id}, &started)
-		v2("Wait", &taskv3.WaitRequest{ID: c.id}, &exit)
-		v2("State", &taskv3.StateRequest{ID: c.id}, &state)
-		v2("Delete", &taskv3.DeleteRequest{ID: c.id}, &deleted)
-		if started.Pid == 0 || exit.ExitStatus != 2 || state.Status != tasktypes.Status_STOPPED || deleted.ExitStatus != 2 {
-			s.Errorf("%v %v %v %v", &started, &exit, &state, &deleted)
+		c.TTRPCTaskService = c.Speak(2)
+		c.launch()
+		exit, err := c.wait("")
+		s.must(err)
+		state, err := c.state("")
+		s.must(err)
+		deleted, err := c.delete("")
+		s.must(err)
+		if exit.ExitStatus != 2 || state.Status != tasktypes.Status_STOPPED || deleted.ExitStatus != 2 {
+			s.Errorf("%v %v %v", exit, state, deleted)
 		}
 	})
 }

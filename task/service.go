@@ -87,7 +87,8 @@ func (s *Service) forget(id string) {
 
 func (s *Service) create(ctx context.Context, r *api.CreateTaskRequest) (*api.CreateTaskResponse, error) {
 	if r.Checkpoint != "" {
-		return nil, fmt.Errorf("create from a checkpoint: %w", errors.ErrUnsupported)
+		// Not ErrUnsupported: containerd would take this for an older service.
+		return nil, fmt.Errorf("%w: checkpoint: this runtime cannot restore one", spec.ErrInvalid)
 	}
 	o, err := options.Decode(r.Options.GetTypeUrl(), r.Options.GetValue())
 	if err != nil {

@@ -31,6 +31,7 @@ func (b *Buffer) String() string {
 	return text
 }
 
+// Len is the number of bytes written.
 func (b *Buffer) Len() int {
 	b.mu.Lock()
 	defer b.mu.Unlock()

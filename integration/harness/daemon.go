@@ -122,7 +122,7 @@ func (d *Daemon) Start(ctx context.Context) error {
 	if err != nil {
 		return err
 	}
-	defer ready.Close()
+	defer func() { _ = ready.Close() }()
 
 	cmd := exec.Command(Bin("containerd"), "--config", d.config(), "--log-level", d.level)
 	cmd.Env = append(os.Environ(), "PATH="+filepath.Dir(Bin("containerd"))+":"+os.Getenv("PATH"), "NOTIFY_SOCKET="+path)

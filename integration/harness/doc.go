@@ -9,8 +9,8 @@
 //   - Peer plays containerd's part towards a shim, without a containerd: it
 //     starts and deletes shims by their command line, and records their events.
 //   - Tree is what a root file system holds, as an image's layer or a directory.
-//   - Still is a program that does nothing at all, so that what /proc tells of
-//     it is what the runtime gave it.
+//   - Still, Quick and Hello are programs of a few instructions, for when a
+//     payload must not get in the way of what is looked at or measured.
 //
 // It returns errors and knows nothing of package testing, because the benchmark
 // and the demo stand on it too.

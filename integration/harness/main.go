@@ -16,9 +16,11 @@ import (
 
 // Tag is in the name of everything that this run makes: it is containerd's
 // namespace, hence the parent of the containers' cgroups, and the start of
-// every container's id. Dir is the run's directory; short, because paths of
-// sockets are.
-var Tag, Dir string
+// every container's id.
+var Tag string
+
+// Dir is the run's directory; its name is short, because paths of sockets are.
+var Dir string
 
 const insideEnv = "MYSHIM_INSIDE"
 
@@ -39,8 +41,7 @@ func Main(f func() int) int {
 	}
 	if where := os.Getenv(insideEnv); where != "" {
 		Tag, Dir, _ = strings.Cut(where, ":")
-		os.Unsetenv(insideEnv)
-		if err := settleIn(); err != nil {
+		if err := errors.Join(os.Unsetenv(insideEnv), settleIn()); err != nil {
 			fmt.Fprintln(os.Stderr, "harness:", err)
 			return 1
 		}
@@ -81,6 +82,10 @@ func outside() (code int, err error) {
 		return 1, err
 	}
 	defer func() { err = errors.Join(err, os.RemoveAll(Dir)) }()
+	// The root of a user namespace must get to its bundle.
+	if err := os.Chmod(Dir, 0o711); err != nil {
+		return 1, err
+	}
 
 	cmd := exec.Command("/proc/self/exe", os.Args[1:]...)
 	cmd.Args[0] = os.Args[0]

@@ -47,12 +47,17 @@ func NewPeer(name string) (*Peer, error) {
 	return p, p.Events.Serve()
 }
 
+// Close ends the event server and removes the directory.
 func (p *Peer) Close() error {
 	return errors.Join(p.Events.Close(), os.RemoveAll(p.Dir))
 }
 
-func (p *Peer) SocketDir() string    { return filepath.Join(p.Dir, "s") }
-func (p *Peer) GRPCAddress() string  { return filepath.Join(p.Dir, "c.sock") }
+// SocketDir is where shims are told to make their sockets.
+func (p *Peer) SocketDir() string { return filepath.Join(p.Dir, "s") }
+
+// GRPCAddress only names this containerd: nobody listens there.
+func (p *Peer) GRPCAddress() string { return filepath.Join(p.Dir, "c.sock") }
+
 func (p *Peer) ttrpcAddress() string { return filepath.Join(p.Dir, "c.sock.ttrpc") }
 func (p *Peer) bundles() string      { return filepath.Join(p.Dir, "b") }
 
@@ -130,10 +135,12 @@ func Spec(id string, opts ...oci.SpecOpts) (*specs.Spec, error) {
 // Protocol is how a shim's start is told what it needs.
 type Protocol int
 
+// Containerd 2.3 and newer give BootstrapParams on stdin; before, there were
+// flags and environment, with the runtime's options on stdin or nothing.
 const (
-	Bootstrap     Protocol = iota // containerd 2.3 and newer: BootstrapParams on stdin
-	LegacyOptions                 // before: flags and environment, options on stdin
-	LegacyEmpty                   // the same with nothing on stdin
+	Bootstrap Protocol = iota
+	LegacyOptions
+	LegacyEmpty
 )
 
 // Call is one run of a shim's binary.
@@ -259,12 +266,9 @@ func (s *Shim) connect(ctx context.Context) error {
 		return err
 	}
 	s.client = ttrpc.NewClient(conn)
-	s.TTRPCTaskService = taskv3.NewTTRPCTaskClient(s.client)
-	if s.Answer.Version < 3 {
-		s.TTRPCTaskService = nil // use Call
-	}
-	var answer taskv3.ConnectResponse
-	if err := s.Call(ctx, int(s.Answer.Version), "Connect", &taskv3.ConnectRequest{ID: s.Bundle.ID}, &answer); err != nil {
+	s.TTRPCTaskService = s.Speak(s.Answer.Version)
+	answer, err := s.Connect(ctx, &taskv3.ConnectRequest{ID: s.Bundle.ID})
+	if err != nil {
 		return fmt.Errorf("connect to %s: %w", path, err)
 	}
 	s.Pid = int(answer.ShimPid)
@@ -300,12 +304,6 @@ func (s *Shim) Gone(ctx context.Context) error {
 func (s *Shim) Again(ctx context.Context) (*Shim, error) {
 	other := &Shim{Answer: s.Answer, Bundle: s.Bundle, Runtime: s.Runtime}
 	return other, other.connect(ctx)
-}
-
-// Call calls a method of one version of the task service; the messages of
-// versions 2 and 3 are the same on the wire.
-func (s *Shim) Call(ctx context.Context, version int, method string, request, response any) error {
-	return s.client.Call(ctx, fmt.Sprintf("containerd.task.v%d.Task", version), method, request, response)
 }
 
 // Disconnect closes the connection and leaves the shim alone.

@@ -36,6 +36,7 @@ func Runtimes() ([]Runtime, error) {
 	return nil, fmt.Errorf("MYSHIM_RUNTIME=%s: want runc, myshim or both", want)
 }
 
+// Myshim is what is tested.
 func Myshim() Runtime {
 	return find("myshim", "io.containerd.myshim.v1")
 }

@@ -29,14 +29,17 @@ type File struct {
 // Tree is what a root file system holds, in an order in which it can be made.
 type Tree []File
 
+// Directory is one with these permissions, of root.
 func Directory(path string, mode fs.FileMode) File {
 	return File{Path: path, Mode: fs.ModeDir | mode}
 }
 
+// Symlink at path leads to another.
 func Symlink(path, to string) File {
 	return File{Path: path, Mode: fs.ModeSymlink | 0o777, Link: to}
 }
 
+// Text is a regular file of root.
 func Text(path string, mode fs.FileMode, text string) File {
 	return File{Path: path, Mode: mode, Data: []byte(text)}
 }
@@ -62,7 +65,7 @@ func (t Tree) Without(paths ...string) Tree {
 }
 
 // Base is the root file system of nearly all tests: testbox, some links to it,
-// still, users and groups, and files whose owners and modes tell something.
+// still and its like, users and groups, and files whose owners and modes tell something.
 func Base() (Tree, error) {
 	testbox, err := os.ReadFile(Bin("testbox"))
 	if err != nil {
@@ -70,6 +73,7 @@ func Base() (Tree, error) {
 	}
 	t := Tree{
 		Directory("bin", 0o755), {Path: "bin/testbox", Mode: 0o755, Data: testbox}, {Path: "bin/still", Mode: 0o755, Data: Still()},
+		{Path: "bin/quick", Mode: 0o755, Data: Quick()}, {Path: "bin/hello", Mode: 0o755, Data: Hello()},
 		Directory("dev", 0o755), Directory("proc", 0o755), Directory("sys", 0o755),
 		Directory("etc", 0o755),
 		Text("etc/passwd", 0o644, "root:x:0:0:root:/root:/bin/sh\nuser:x:1000:1000:user:/home/user:/bin/sh\nnobody:x:65534:65534:nobody:/:/bin/false\n"),

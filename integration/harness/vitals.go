@@ -7,6 +7,7 @@ import (
 	"regexp"
 	"strconv"
 	"strings"
+	"time"
 
 	"golang.org/x/sys/unix"
 )
@@ -19,6 +20,7 @@ type Vitals struct {
 	PSS     int // KiB
 }
 
+// ReadVitals of a living process.
 func ReadVitals(pid int) (Vitals, error) {
 	var v Vitals
 	dir := fmt.Sprintf("/proc/%d/", pid)
@@ -58,18 +60,28 @@ func ReadVitals(pid int) (Vitals, error) {
 
 var goroutine = regexp.MustCompile(`goroutine \d+ \[`)
 
-// Goroutines asks a shim for its stacks, which it writes to its log between
-// the same marks as containerd's, and counts them.
+// Goroutines asks a shim for its stacks, which it writes to its log, and counts
+// them. Containerd's marks the end; of another one the end is when no more comes.
 func Goroutines(ctx context.Context, pid int, log *Buffer) (int, error) {
-	const end = "END goroutine stack dump"
 	before := log.Len()
 	if err := unix.Kill(pid, unix.SIGUSR1); err != nil {
 		return 0, err
 	}
-	var dump string
-	err := log.AwaitFunc(ctx, "a dump of goroutines", func(all string) bool {
-		dump = all[before:]
-		return strings.Contains(dump, end)
-	})
-	return len(goroutine.FindAllString(dump, -1)), err
+	for seen := 0; ; {
+		var dump string
+		soon, cancel := context.WithTimeout(ctx, 300*time.Millisecond)
+		ended := log.AwaitFunc(soon, "the end of a dump", func(all string) bool {
+			dump = all[before:]
+			return strings.Contains(dump, "END goroutine stack dump")
+		})
+		cancel()
+		n := len(goroutine.FindAllString(dump, -1))
+		if ended == nil || n > 0 && n == seen {
+			return n, nil
+		}
+		if ctx.Err() != nil {
+			return 0, fmt.Errorf("no stacks in the log of %d: %w", pid, ctx.Err())
+		}
+		seen = n
+	}
 }

@@ -6,6 +6,7 @@ import (
 	"io/fs"
 	"os"
 	"path/filepath"
+	"strconv"
 	"time"
 
 	"golang.org/x/sys/unix"
@@ -97,7 +98,7 @@ func statfs(path string) any {
 	if err := unix.Statfs(path, &st); err != nil {
 		return outcome(err)
 	}
-	return map[string]string{"type": fmt.Sprintf("%#x", st.Type), "flags": fmt.Sprintf("%#x", st.Flags), "bytes": fmt.Sprint(int64(st.Blocks) * st.Bsize)}
+	return map[string]string{"type": fmt.Sprintf("%#x", st.Type), "flags": fmt.Sprintf("%#x", st.Flags), "bytes": strconv.FormatInt(int64(st.Blocks)*st.Bsize, 10)}
 }
 
 func readable(path string) any {

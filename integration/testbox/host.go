@@ -4,8 +4,12 @@ import (
 	"fmt"
 	"io"
 	"os"
+	"os/signal"
 	"path/filepath"
+	"strconv"
+	"strings"
 	"sync"
+	"syscall"
 	"time"
 )
 
@@ -13,11 +17,11 @@ import (
 var hostApplets = []applet{
 	{"logger", "DIR: containerd's binary:// contract; writes DIR/stdout, DIR/stderr, DIR/env, then DIR/done", logger},
 	{"logger-mute", "DIR: a logger that never becomes ready", func(args []string) int {
-		note(args[0], "started", fmt.Sprint(os.Getpid()))
+		note(args[0], "started", strconv.Itoa(os.Getpid()))
 		time.Sleep(durationArg([]string{"inf"}, 0, 0))
 		return 0
 	}},
-	{"logger-fail", "DIR: a logger that ends before it is ready", func(args []string) int {
+	{"logger-fail", "DIR: a logger that ends before it is ready", func([]string) int {
 		fmt.Fprintln(os.Stderr, "logger: cannot log")
 		return 3
 	}},
@@ -25,7 +29,7 @@ var hostApplets = []applet{
 		ready := os.NewFile(5, "ready")
 		_, _ = ready.Write([]byte{1})
 		ready.Close()
-		note(args[0], "started", fmt.Sprint(os.Getpid()))
+		note(args[0], "started", strconv.Itoa(os.Getpid()))
 		return 0
 	}},
 }
@@ -40,12 +44,9 @@ func note(dir, name, text string) {
 // Logger reads until end of file, so DIR/done tells that the shim closed its
 // ends of the pipes.
 func logger(args []string) int {
+	signal.Ignore(syscall.SIGTERM) // containerd's way to hurry; the end of file is what counts
 	dir := args[0]
-	var env string
-	for _, v := range os.Environ() {
-		env += v + "\n"
-	}
-	note(dir, "env", env)
+	note(dir, "env", strings.Join(os.Environ(), "\n"))
 	note(dir, "args", fmt.Sprint(args))
 	var wg sync.WaitGroup
 	for fd, name := range map[uintptr]string{3: "stdout", 4: "stderr"} {
@@ -59,7 +60,7 @@ func logger(args []string) int {
 		})
 	}
 	ready := os.NewFile(5, "ready")
-	note(dir, "started", fmt.Sprint(os.Getpid()))
+	note(dir, "started", strconv.Itoa(os.Getpid()))
 	if _, err := ready.Write([]byte{1}); err != nil {
 		note(dir, "ready-error", err.Error())
 	}

@@ -16,13 +16,13 @@ func listen(args []string) int {
 	if err != nil {
 		return check(err)
 	}
-	defer l.Close()
+	defer func() { _ = l.Close() }()
 	fmt.Println("listening", l.Addr())
 	conn, err := l.Accept()
 	if err != nil {
 		return check(err)
 	}
-	defer conn.Close()
+	defer func() { _ = conn.Close() }()
 	_, err = io.Copy(conn, conn)
 	return check(err)
 }
@@ -33,7 +33,7 @@ func dial(args []string) int {
 		fmt.Println(outcome(err))
 		return 0
 	}
-	defer conn.Close()
+	defer func() { _ = conn.Close() }()
 	if _, err := io.WriteString(conn, args[2]); err != nil {
 		return check(err)
 	}

@@ -219,12 +219,12 @@ func clocks() any {
 	return hours
 }
 
-// Processes are the ones that a container sees: pid and name.
+// Processes are the ones that a container sees: how many of each name.
 func processes() any {
-	seen := map[string]string{}
+	seen := map[string]int{}
 	dirs, _ := filepath.Glob("/proc/[0-9]*")
 	for _, dir := range dirs {
-		seen[filepath.Base(dir)] = content(dir + "/comm")
+		seen[content(dir+"/comm")]++
 	}
 	return seen
 }

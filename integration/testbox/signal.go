@@ -4,6 +4,7 @@ import (
 	"fmt"
 	"os"
 	"os/signal"
+	"strconv"
 	"syscall"
 
 	"golang.org/x/sys/unix"
@@ -33,7 +34,7 @@ func trap(args []string) int {
 	for s := range all {
 		name := unix.SignalName(s.(syscall.Signal))
 		if name == "" {
-			name = fmt.Sprint(int(s.(syscall.Signal)))
+			name = strconv.Itoa(int(s.(syscall.Signal)))
 		}
 		if _, err := fmt.Println(name); err != nil {
 			return check(err)

@@ -5,6 +5,7 @@ import (
 	"io"
 	"os"
 	"os/exec"
+	"strconv"
 	"strings"
 	"syscall"
 	"time"
@@ -69,7 +70,7 @@ func burstOut(args []string) int {
 		return code
 	}
 	for w := range writers {
-		if err := self("burst-writer", fmt.Sprint(w+1), fmt.Sprint(size/writers)).Start(); err != nil {
+		if err := self("burst-writer", strconv.FormatInt(w+1, 10), strconv.FormatInt(size/writers, 10)).Start(); err != nil {
 			return check(err)
 		}
 	}

@@ -219,7 +219,7 @@ func reason(err error) error {
 // said.
 func inverse(w Write, before string) Write {
 	var lines []string
-	for line := range strings.Lines(w.Value) {
+	for line := range strings.SplitSeq(strings.TrimSuffix(w.Value, "\n"), "\n") {
 		lines = append(lines, inverseLine(w.File, strings.TrimSpace(line), strings.TrimSpace(before)))
 	}
 	w.Value = strings.Join(lines, "\n")

@@ -13,32 +13,37 @@ import (
 )
 
 // Create makes the group's directory in every hierarchy; CreateScope is for a
-// Location that has a Unit. r may be nil; it says
-// what has to be there before the first process: the CPUs and memory nodes of
-// a v1 cpuset (where none are given, those of the parent), and realtime
-// bandwidth. Set does the rest.
+// Location that has a Unit. r may be nil; it says what has to be there before
+// the first process: the CPUs and memory nodes of a v1 cpuset (where none are
+// given, those of the parent), and realtime bandwidth. Set does the rest.
 //
 // A group that exists is taken only if it has no process and is not frozen.
 // When Create fails, it leaves nothing behind that was not there.
-func Create(l Location, r *specs.LinuxResources) (_ *Group, err error) {
+func Create(l Location, r *specs.LinuxResources) (*Group, error) {
 	if l.Unit != "" {
-		return nil, fmt.Errorf("create cgroup: %s must be made by systemd", l.Unit)
+		return nil, fmt.Errorf("create cgroup: unit %s must be made by systemd", l.Unit)
 	}
 	g := newGroup(l)
 	var made []string
-	defer func() {
-		if err == nil {
-			return
+	err := g.create(&made)
+	if err == nil {
+		err = g.prepare(r)
+	}
+	if err == nil {
+		return g, nil
+	}
+	g.close()
+	for _, dir := range slices.Backward(made) {
+		if e := unix.Rmdir(dir); e != nil {
+			err = errors.Join(err, &os.PathError{Op: "rmdir", Path: dir, Err: e})
 		}
-		err = errors.Join(err, g.close())
-		for _, dir := range slices.Backward(made) {
-			if e := unix.Rmdir(dir); e != nil {
-				err = errors.Join(err, &os.PathError{Op: "rmdir", Path: dir, Err: e})
-			}
-		}
-	}()
-	for _, where := range l.Dirs {
-		d, fresh, err := create(where, l.V2(), &made)
+	}
+	return nil, err
+}
+
+func (g *Group) create(made *[]string) error {
+	for _, where := range g.Dirs {
+		d, fresh, err := create(where, g.V2(), made)
 		if err == nil {
 			g.dirs = append(g.dirs, d)
 			if !fresh {
@@ -46,10 +51,10 @@ func Create(l Location, r *specs.LinuxResources) (_ *Group, err error) {
 			}
 		}
 		if err != nil {
-			return nil, fmt.Errorf("create cgroup: %w", err)
+			return fmt.Errorf("create cgroup: %w", err)
 		}
 	}
-	return g, g.prepare(r)
+	return nil
 }
 
 // prepare makes a new group fit for its first process.
@@ -109,20 +114,18 @@ func mkdirAll(mount int, where Dir, p string, made *[]string) (fresh bool, err e
 	return false, &os.PathError{Op: "mkdir", Path: where.Mount + p, Err: err}
 }
 
-var errInUse = errors.New("it is in use")
-
 func checkUnused(d dir) error {
 	pids, err := d.pids()
 	if err != nil {
 		return err
 	}
 	if len(pids) > 0 {
-		return fmt.Errorf("%s: %w: the container's cgroup is not empty: it has processes %v", d.absolute(), errInUse, pids)
+		return fmt.Errorf("%s: container's cgroup is not empty: it has processes %v", d.absolute(), pids)
 	}
 	if frozen, err := d.frozen(); err != nil || !frozen {
 		return err
 	}
-	return fmt.Errorf("%s: %w: the container's cgroup is frozen", d.absolute(), errInUse)
+	return fmt.Errorf("%s: container's cgroup is frozen", d.absolute())
 }
 
 // enableControllers makes the directories above a v2 group, and lets each have

@@ -239,43 +239,48 @@ func await(ctx context.Context, fd int, line string) error {
 // remove removes the group with everything below it. A group that still has
 // processes is waited for until ctx ends.
 func (d dir) remove(ctx context.Context) error {
-	for delay := time.Millisecond; ; delay *= 2 {
-		err := unix.Rmdir(d.absolute())
-		if err == nil || gone(err) {
-			return nil
+	told := false
+	for delay := time.Millisecond; ; delay = min(2*delay, 50*time.Millisecond) {
+		err := d.rmdir()
+		if err == unix.EBUSY {
+			if err := removeBelow(d.fd); err != nil && !gone(err) && !errors.Is(err, unix.EBUSY) {
+				return fmt.Errorf("rmdir below %s: %w", d.absolute(), err)
+			}
+			err = d.rmdir()
 		}
-		if err != unix.EBUSY && err != unix.EINTR {
+		switch {
+		case err == nil:
+			return nil
+		case err != unix.EBUSY:
 			return &os.PathError{Op: "rmdir", Path: d.absolute(), Err: err}
-		}
-		if ctx.Err() != nil {
+		case ctx.Err() != nil:
 			return d.busy()
-		}
-		if err := removeBelow(d.fd); err != nil && !gone(err) && !errors.Is(err, unix.EBUSY) {
-			return fmt.Errorf("rmdir below %s: %w", d.absolute(), err)
-		}
-		if err := unix.Rmdir(d.absolute()); err == nil || gone(err) {
-			return nil
 		}
 		// The last process may be on its way out. cgroup v2 says when it is
 		// gone; v1 does not.
-		wait, cancel := ctx, context.CancelFunc(func() {})
-		if !d.v2() {
-			wait, cancel = context.WithTimeout(ctx, delay)
+		if d.v2() && !told {
+			told = true
+			if err := await(ctx, d.fd, "populated 0"); err != nil && !gone(err) && ctx.Err() == nil {
+				return err
+			}
+			continue
 		}
-		if err := d.awaitEmpty(wait); err != nil && !gone(err) && wait.Err() == nil {
-			cancel()
-			return err
+		select {
+		case <-ctx.Done():
+		case <-time.After(delay):
 		}
-		cancel()
 	}
 }
 
-func (d dir) awaitEmpty(ctx context.Context) error {
-	if d.v2() {
-		return await(ctx, d.fd, "populated 0")
+func (d dir) rmdir() error {
+	for {
+		switch err := unix.Rmdir(d.absolute()); {
+		case err == nil || gone(err):
+			return nil
+		case err != unix.EINTR:
+			return err
+		}
 	}
-	<-ctx.Done()
-	return nil
 }
 
 func (d dir) busy() error {

@@ -51,7 +51,8 @@ func Open(l Location) (*Group, error) {
 			continue
 		}
 		if err != nil {
-			return nil, errors.Join(err, g.close())
+			g.close()
+			return nil, err
 		}
 		g.dirs = append(g.dirs, d)
 	}
@@ -87,12 +88,12 @@ func (g *Group) done() {
 	last := g.gone && g.users == 0
 	g.mu.Unlock()
 	if last {
-		_ = g.close()
+		g.close()
 	}
 }
 
 // close gives the descriptors back; nobody uses them any more.
-func (g *Group) close() error {
+func (g *Group) close() {
 	for _, d := range g.dirs {
 		_ = unix.Close(d.fd)
 	}
@@ -100,7 +101,6 @@ func (g *Group) close() error {
 	if g.join != nil {
 		g.join.close()
 	}
-	return nil
 }
 
 // deleteTime is how long Delete waits for processes that are about to end.

@@ -44,7 +44,7 @@ func TestCreate(t *testing.T) {
 	// One that exists and is not used is taken.
 	again, err := Create(g.Location, nil)
 	ok(t, err)
-	ok(t, again.close())
+	again.close()
 }
 
 func TestCreateDeep(t *testing.T) {
@@ -69,7 +69,7 @@ func TestCreateInUse(t *testing.T) {
 	c := start(t, g, "sleep")
 	before := everything(t, g)
 	_, err := Create(g.Location, nil)
-	if want := fmt.Sprintf("the container's cgroup is not empty: it has processes [%d]", c.Process.Pid); err == nil || !strings.Contains(err.Error(), want) {
+	if want := fmt.Sprintf("container's cgroup is not empty: it has processes [%d]", c.Process.Pid); err == nil || !strings.Contains(err.Error(), want) {
 		t.Errorf("got %v, want %s", err, want)
 	}
 	sameFiles(t, everything(t, g), before)
@@ -78,7 +78,7 @@ func TestCreateInUse(t *testing.T) {
 func TestCreateFrozen(t *testing.T) {
 	g := newTestGroup(t)
 	ok(t, g.Freeze(t.Context()))
-	if _, err := Create(g.Location, nil); err == nil || !strings.Contains(err.Error(), "the container's cgroup is frozen") {
+	if _, err := Create(g.Location, nil); err == nil || !strings.Contains(err.Error(), "container's cgroup is frozen") {
 		t.Errorf("got %v", err)
 	}
 	ok(t, g.Thaw())

@@ -25,8 +25,8 @@ type Join struct {
 	release func()
 }
 
-// Close must be called when the process has joined: Delete waits for nobody,
-// but the descriptors stay open until then.
+// Close must be called, once, when the process has joined: Delete waits for
+// nobody, but the descriptors stay open until then.
 func (j Join) Close() { j.release() }
 
 // Join opens the group's files for joining once; later calls get the same.
@@ -76,13 +76,29 @@ func (g *Group) JoinProcess(pid int) (Join, error) {
 
 func (g *Group) openJoin() (Join, error) {
 	g.mu.Lock()
-	defer g.mu.Unlock()
-	if g.join != nil {
-		return *g.join, nil
+	known := g.join
+	g.mu.Unlock()
+	if known != nil {
+		return *known, nil
 	}
-	var j Join
-	var err error
-	for _, d := range g.dirs {
+	j, err := openJoin(g.dirs)
+	if err != nil {
+		return Join{}, err
+	}
+	g.mu.Lock()
+	if g.join == nil {
+		g.join = &j
+	}
+	known = g.join
+	g.mu.Unlock()
+	if known != &j { // another call was quicker
+		j.close()
+	}
+	return *known, nil
+}
+
+func openJoin(dirs []dir) (j Join, err error) {
+	for _, d := range dirs {
 		if d.v2() {
 			j.Dir, err = d.detach()
 		} else {
@@ -96,7 +112,6 @@ func (g *Group) openJoin() (Join, error) {
 			return Join{}, err
 		}
 	}
-	g.join = &j
 	return j, nil
 }
 

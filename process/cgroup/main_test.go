@@ -122,6 +122,7 @@ func role(args []string) {
 		}
 	case "spin":
 		for {
+			os.Getpid()
 		}
 	case "open": // path flags
 		flags := map[string]int{"r": unix.O_RDONLY, "w": unix.O_WRONLY, "rw": unix.O_RDWR}[args[2]]

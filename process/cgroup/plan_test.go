@@ -183,9 +183,8 @@ func TestConversions(t *testing.T) {
 // model is a kernel that knows what it refuses about limits which depend on
 // each other. Below a parent that allows half of the CPU time.
 type model struct {
-	v2      bool
-	values  map[string]string
-	refused bool
+	v2     bool
+	values map[string]string
 }
 
 func newModel(v2 bool) *model {
@@ -300,6 +299,8 @@ func TestInverse(t *testing.T) {
 		{"memory.max", "1", "max\n", "max"},
 		{"cpu.max", "1 2", "max 100000\n", "max 100000"},
 		{"cpuset.cpus", "0", "\n", ""},
+		{"cpuset.cpus", "", "0-1\n", "0-1"},
+		{"memory.high", "5\n", "max\n", "max"},
 		{"memory.oom_control", "1", list("oom_kill_disable 0", "under_oom 0", "oom_kill 3"), "0"},
 		{"io.max", "8:0 rbps=1", list("8:0 rbps=max wbps=5 riops=max wiops=max", "8:16 rbps=7 wbps=max riops=max wiops=max"), "8:0 rbps=max wbps=5 riops=max wiops=max"},
 		{"io.max", "8:32 rbps=1", "", "8:32 rbps=max wbps=max riops=max wiops=max"},

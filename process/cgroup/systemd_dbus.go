@@ -28,7 +28,7 @@ type Hold func() (pid int, release func(), err error)
 //
 // Here the grace period, which Join saves, is paid by systemd: it moves the
 // process by its pid.
-func CreateScope(ctx context.Context, l Location, r *specs.LinuxResources, annotations map[string]string, hold Hold) (_ *Group, err error) {
+func CreateScope(ctx context.Context, l Location, r *specs.LinuxResources, annotations map[string]string, hold Hold) (*Group, error) {
 	if _, err := os.Lstat("/run/systemd/system"); err != nil {
 		return nil, errors.New("linux.cgroupsPath: systemd is not running here")
 	}
@@ -42,44 +42,47 @@ func CreateScope(ctx context.Context, l Location, r *specs.LinuxResources, annot
 	}
 	g := newGroup(l)
 	g.release = release
-	defer func() {
-		if err != nil {
-			err = errors.Join(err, g.close(), g.deleteUnit(context.WithoutCancel(ctx)))
-		}
-	}()
-	io := "IOAccounting"
-	if !l.V2() {
-		io = "BlockIOAccounting"
+	if err = startUnit(ctx, l.Unit, append(g.scope(ctx, pid, r), extra...)); err != nil {
+		err = fmt.Errorf("start unit %s: %w", l.Unit, err)
 	}
-	props := append([]property{
-		{"Description", "container " + strings.TrimSuffix(l.Unit, ".scope")},
-		{"Slice", l.Slice},
+	for i := 0; err == nil && i < len(l.Dirs); i++ {
+		var d dir
+		var made []string // what is above stays, as the slice does
+		if d, _, err = create(l.Dirs[i], l.V2(), &made); err == nil {
+			g.dirs = append(g.dirs, d)
+		}
+	}
+	if err == nil {
+		err = g.prepare(r)
+	}
+	if err != nil {
+		return nil, errors.Join(err, g.Delete(context.WithoutCancel(ctx)))
+	}
+	return g, nil
+}
+
+// scope are the properties that the unit is made with.
+func (g *Group) scope(ctx context.Context, pid int, r *specs.LinuxResources) []property {
+	props := []property{
+		{"Description", "container " + strings.TrimSuffix(g.Unit, ".scope")},
+		{"Slice", g.Slice},
 		{"Delegate", true},
 		{"PIDs", []uint32{uint32(pid)}},
 		{"MemoryAccounting", true},
 		{"CPUAccounting", true},
-		{io, true},
+		{map[bool]string{true: "IOAccounting", false: "BlockIOAccounting"}[g.V2()], true},
 		{"TasksAccounting", true},
 		{"DefaultDependencies", false},
-	}, extra...)
-	if r != nil {
-		// systemd takes this only now.
-		if policy, ok := map[string]string{"0": "continue", "1": "kill"}[strings.TrimSpace(r.Unified["memory.oom.group"])]; ok && version(ctx) >= 253 {
-			props = append(props, property{"OOMPolicy", policy})
-		}
 	}
-	if err := startUnit(ctx, l.Unit, props); err != nil {
-		return nil, fmt.Errorf("start unit %s: %w", l.Unit, err)
+	if r == nil {
+		return props
 	}
-	var made []string // systemd removes them, with the unit
-	for _, where := range l.Dirs {
-		d, _, err := create(where, l.V2(), &made)
-		if err != nil {
-			return nil, fmt.Errorf("create cgroup of unit %s: %w", l.Unit, err)
-		}
-		g.dirs = append(g.dirs, d)
+	// systemd takes this only now, since version 253.
+	policy, ok := map[string]string{"0": "continue", "1": "kill"}[strings.TrimSpace(r.Unified["memory.oom.group"])]
+	if ok && version(ctx) >= 253 {
+		props = append(props, property{"OOMPolicy", policy})
 	}
-	return g, g.prepare(r)
+	return props
 }
 
 // annotated are the properties that annotations ask for.

@@ -1,6 +1,7 @@
 package cgroup
 
 import (
+	"context"
 	"errors"
 	"fmt"
 	"math"
@@ -9,6 +10,7 @@ import (
 	"path"
 	"reflect"
 	"strings"
+	"sync"
 	"testing"
 
 	specs "github.com/opencontainers/runtime-spec/specs-go"
@@ -190,6 +192,30 @@ func TestScopeAgain(t *testing.T) {
 		ok(t, g.Delete(t.Context()))
 		equal(t, "LoadState", show(t, g.Unit)["LoadState"], "not-found")
 	}
+}
+
+func TestScopesAtOnce(t *testing.T) {
+	needSystemd(t)
+	var all sync.WaitGroup
+	for i := range 20 {
+		all.Go(func() {
+			l, err := Resolve(fmt.Sprintf("%s:test:many%d", testSlice, i), "", false)
+			if err != nil {
+				t.Error(err)
+				return
+			}
+			g, err := CreateScope(context.Background(), l, nil, nil, hold)
+			if err != nil {
+				t.Error(err)
+				return
+			}
+			err = errors.Join(g.Set(nil), g.Freeze(context.Background()), g.Thaw(), g.Kill())
+			if err := errors.Join(err, g.Delete(context.Background())); err != nil {
+				t.Error(err)
+			}
+		})
+	}
+	all.Wait()
 }
 
 func TestResolveUnit(t *testing.T) {
