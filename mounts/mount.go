@@ -87,12 +87,12 @@ func (m *mount) do(t *tree) error {
 }
 
 func (m *mount) place(t *tree) error {
-	dest, err := m.destination(t)
+	dest, existed, err := m.destination(t)
 	if err != nil {
 		return err
 	}
 	defer dest.Close()
-	mode, err := m.inheritedMode(dest)
+	mode, err := m.inheritedMode(dest, existed)
 	if err != nil {
 		return err
 	}
@@ -130,24 +130,33 @@ func (m *mount) place(t *tree) error {
 }
 
 // destination opens the directory to mount on, which is made if it is missing.
-func (m *mount) destination(t *tree) (*os.File, error) {
-	if m.kind != "proc" && m.kind != "sysfs" {
-		dest, err := t.root.MkdirAll(m.dest)
+func (m *mount) destination(t *tree) (dest *os.File, existed bool, err error) {
+	if m.kind == "proc" || m.kind == "sysfs" {
+		dest, err = t.ordinaryDirectory(m.dest, m.kind)
+	} else {
+		dest, err = t.root.Open(m.dest, unix.O_PATH|unix.O_DIRECTORY)
+		existed = err == nil
+		if errors.Is(err, unix.ENOENT) {
+			dest, err = t.root.MkdirAll(m.dest)
+		}
 		if errors.Is(err, unix.ENOTDIR) {
-			return nil, fmt.Errorf("the destination is no directory: %w", err)
+			err = fmt.Errorf("the destination is no directory: %w", err)
 		}
-		if err != nil {
-			return nil, err
-		}
-		if err := t.checkProc(dest, m.kind, nil); err != nil {
-			return nil, errors.Join(err, dest.Close())
-		}
-		return dest, nil
 	}
-	// An image with a symbolic link in the place of /proc gets none: much in a
-	// runtime, and in what runs in containers, relies on /proc being the
-	// kernel's (CVE-2019-19921, CVE-2023-27561, CVE-2023-28642).
-	parent, base, err := t.root.Parent(m.dest)
+	if err != nil {
+		return nil, false, err
+	}
+	if err := t.checkProc(dest, m.kind, nil); err != nil {
+		return nil, false, errors.Join(err, dest.Close())
+	}
+	return dest, existed, nil
+}
+
+// ordinaryDirectory is for file systems on whose place programs rely, the
+// runtime among them: an image with a symbolic link as /proc gets none
+// (CVE-2019-19921, CVE-2023-27561, CVE-2023-28642).
+func (t *tree) ordinaryDirectory(dest, kind string) (*os.File, error) {
+	parent, base, err := t.root.Parent(dest)
 	if err != nil {
 		return nil, err
 	}
@@ -157,16 +166,12 @@ func (m *mount) destination(t *tree) (*os.File, error) {
 	}
 	fd, err := unix.Openat(int(parent.Fd()), base, unix.O_PATH|unix.O_NOFOLLOW|unix.O_DIRECTORY|unix.O_CLOEXEC, 0)
 	if errors.Is(err, unix.ENOTDIR) {
-		return nil, fmt.Errorf("filesystem %q must be mounted on ordinary directory", m.kind)
+		return nil, fmt.Errorf("filesystem %q must be mounted on ordinary directory", kind)
 	}
 	if err != nil {
 		return nil, os.NewSyscallError("openat", err)
 	}
-	dest := os.NewFile(uintptr(fd), m.dest)
-	if err := t.checkProc(dest, m.kind, nil); err != nil {
-		return nil, errors.Join(err, dest.Close())
-	}
-	return dest, nil
+	return os.NewFile(uintptr(fd), dest), nil
 }
 
 // checkProc refuses what would make /proc a lie: labels and sysctls written
@@ -191,11 +196,11 @@ func (t *tree) checkProc(dest *os.File, kind string, source *os.File) error {
 }
 
 // inheritedMode is the mode of a tmpfs that is not told one: that of the
-// directory which it covers, so that /tmp stays sticky and /root closed. It is
-// nil for everything else.
-func (m *mount) inheritedMode(dest *os.File) (*uint32, error) {
+// directory of the image which it covers, so that /tmp stays sticky and /root
+// closed. It is nil for everything else.
+func (m *mount) inheritedMode(dest *os.File, existed bool) (*uint32, error) {
 	told := slices.ContainsFunc(splitOptions(m.options.Data), func(s string) bool { return strings.HasPrefix(s, "mode=") })
-	if m.kind != "tmpfs" || told {
+	if m.kind != "tmpfs" || told || !existed {
 		return nil, nil
 	}
 	var st unix.Stat_t

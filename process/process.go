@@ -81,9 +81,9 @@ func (p *Process) Wait(ctx context.Context) (ExitStatus, error) {
 // Signal sends a signal to the process. One that has ended is ErrNotFound.
 func (p *Process) Signal(sig unix.Signal) error {
 	p.mu.Lock()
-	k, status := p.kernel, p.status
+	k, pid := p.kernel, p.pid
 	p.mu.Unlock()
-	if k == nil && status == Created {
+	if k == nil && pid == 0 {
 		return &stateError{"cannot kill a process that is not started"}
 	}
 	if k == nil {

@@ -139,3 +139,29 @@ func BenchmarkLife(b *testing.B) {
 		b.ReportMetric(float64(d.Microseconds())/float64(b.N), "us-"+name)
 	}
 }
+
+// A program that cannot be executed after all: what is asked for is Start's
+// error, and everything can be taken away.
+func TestStartFails(t *testing.T) {
+	cfg, events := config(t, func(s *specs.Spec) { s.Process.Args = []string{"/script"} }, "")
+	if err := os.WriteFile(filepath.Join(cfg.Bundle, "rootfs/script"), []byte("#!/no/interpreter\n"), 0o755); err != nil {
+		t.Fatal(err)
+	}
+	c := create(t, cfg)
+	err := c.Start(t.Context())
+	if !errors.Is(err, unix.ENOENT) || !strings.Contains(err.Error(), `exec "/script"`) {
+		t.Errorf("start: %v", err)
+	}
+	if code := wait(t, c.Init); code != 127 {
+		t.Errorf("exit %d", code)
+	}
+	if err := c.Start(t.Context()); !errors.Is(err, ErrState) {
+		t.Errorf("start again: %v", err)
+	}
+	if err := c.Delete(t.Context()); err != nil {
+		t.Error(err)
+	}
+	if got := events.String(); got != "create delete" {
+		t.Errorf("events: %s", got)
+	}
+}

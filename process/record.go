@@ -96,7 +96,8 @@ func readRecord(path string) (*record, error) {
 	return r, nil
 }
 
-// startTime is when a process was started, "" if there is none.
+// startTime is when a process was started, "" if there is none, or one that has
+// ended.
 func startTime(pid int) string {
 	stat, err := os.ReadFile(fmt.Sprintf("/proc/%d/stat", pid))
 	if err != nil {
@@ -104,8 +105,8 @@ func startTime(pid int) string {
 	}
 	// Fields are counted from the end of the name, which may have anything in it.
 	fields := strings.Fields(string(stat[strings.LastIndexByte(string(stat), ')')+1:]))
-	const start = 22 - 3
-	if len(fields) <= start {
+	const state, start = 0, 22 - 3
+	if len(fields) <= start || fields[state] == "Z" || fields[state] == "X" {
 		return ""
 	}
 	return fields[start]

@@ -4,6 +4,7 @@ import (
 	"cmp"
 	"encoding/json"
 	"errors"
+	"flag"
 	"fmt"
 	"math/rand/v2"
 	"os"
@@ -42,10 +43,12 @@ func testFacts(v2, update bool, now map[string]string) Facts {
 	return f
 }
 
-// golden compares with a file, or writes it: GOLDEN=write go test -run Golden
+var update = flag.Bool("update", false, "rewrite the golden files")
+
+// golden compares with a file, or writes it.
 func golden(t *testing.T, file, got string) {
 	t.Helper()
-	if os.Getenv("GOLDEN") == "write" {
+	if *update {
 		if err := os.WriteFile(file, []byte(got), 0o644); err != nil {
 			t.Fatal(err)
 		}
