@@ -24,19 +24,17 @@ func (b *bind) Line() Line {
 
 func (b *bind) do(t *tree) error {
 	if err := b.place(t); err != nil {
-		return fmt.Errorf("mount %s (%s, bind %s): %w", b.dest, b.field, b.source, err)
+		return b.explain(err)
 	}
 	return nil
 }
 
+func (b *bind) explain(err error) error {
+	return fmt.Errorf("mount %s (%s, bind %s): %w", b.dest, b.field, b.source, err)
+}
+
 func (b *bind) place(t *tree) error {
-	// The clone is made here, in the container's mount namespace: one made in
-	// the host's would not have the locks that keep a container with a user
-	// namespace from clearing, say, the read-only flag of a host's mount.
-	tree, err := openTree(unix.AT_FDCWD, b.source, 0, b.options.Recursive)
-	if errors.Is(err, unix.ENOENT) {
-		return fmt.Errorf("source does not exist: %w", err)
-	}
+	tree, err := b.tree(t)
 	if err != nil {
 		return err
 	}
@@ -54,7 +52,12 @@ func (b *bind) place(t *tree) error {
 		return err
 	}
 	if b.options.IDMap {
-		if err := t.mapIDs(tree, b.mappings, b.options.RIDMap); err != nil {
+		userns, err := t.UserNS(b.mappings)
+		if err != nil {
+			return err
+		}
+		defer userns.Close()
+		if err := mapIDs(tree, userns, b.options.RIDMap); err != nil {
 			return err
 		}
 	}
@@ -62,6 +65,22 @@ func (b *bind) place(t *tree) error {
 		return err
 	}
 	return propagate(tree, b.options)
+}
+
+// tree is the source as a detached tree of mounts. It is cloned in the
+// container's mount namespace: a clone made in the host's would not have the
+// locks that keep a container with a user namespace from clearing, say, the
+// read-only flag of a host's mount.
+func (b *bind) tree(t *tree) (*os.File, error) {
+	if tree, ok := t.sources[b]; ok {
+		delete(t.sources, b)
+		return tree, nil
+	}
+	tree, err := openTree(unix.AT_FDCWD, b.source, 0, b.options.Recursive)
+	if errors.Is(err, unix.ENOENT) {
+		return nil, fmt.Errorf("source does not exist: %w", err)
+	}
+	return tree, err
 }
 
 // destination opens what the source is mounted on: a directory for a directory,
@@ -155,13 +174,8 @@ func statfsAttrs(flags int64) (attrs uint64) {
 	return attrs
 }
 
-// mapIDs makes the owners of files appear as others (MOUNT_ATTR_IDMAP, Linux
-// 5.12).
-func (t *tree) mapIDs(tree *os.File, m *Mappings, recursive bool) error {
-	userns, err := t.UserNS(m)
-	if err != nil {
-		return err
-	}
-	defer userns.Close()
+// mapIDs makes the owners of files appear as the user namespace maps them
+// (MOUNT_ATTR_IDMAP, Linux 5.12).
+func mapIDs(tree, userns *os.File, recursive bool) error {
 	return setattr(tree, unix.MountAttr{Attr_set: unix.MOUNT_ATTR_IDMAP, Userns_fd: uint64(userns.Fd())}, recursive)
 }

@@ -40,6 +40,19 @@ func OpenTerminal(root *os.File) (master, slave *os.File, err error) {
 	return master, os.NewFile(peer, "pts"), nil
 }
 
+// OpenNull opens the container's /dev/null, and makes sure that it is one.
+func OpenNull(root *os.File, flags int) (*os.File, error) {
+	node, err := kernel.Root{File: root}.Open("/dev/null", unix.O_PATH|unix.O_NOFOLLOW)
+	if err != nil {
+		return nil, err
+	}
+	defer node.Close()
+	if err := nullDevice.verify(node); err != nil {
+		return nil, err
+	}
+	return os.OpenFile(fmt.Sprintf("/proc/thread-self/fd/%d", node.Fd()), flags, 0)
+}
+
 // verifyPtmx makes sure that the node is the master of a devpts.
 func verifyPtmx(node *os.File) error {
 	var fs unix.Statfs_t

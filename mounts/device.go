@@ -32,6 +32,9 @@ var defaultDevices = []device{
 	{path: "/dev/urandom", dev: unix.Mkdev(1, 9)},
 }
 
+// nullDevice is to compare with.
+var nullDevice = &device{kind: unix.S_IFCHR, dev: unix.Mkdev(1, 3)}
+
 // compileDevices adds what is in every container's /dev, and the devices that
 // the spec asks for; one of the same path takes a default one's place.
 func (p *Plan) compileDevices(list []specs.LinuxDevice, userns bool) {

@@ -30,7 +30,7 @@ func (m RootMount) line(i int) Line {
 // buildRoot makes the container's root at Rootfs, in the thread's mount
 // namespace only: the host's table of mounts does not change, and when the last
 // process of the namespace is gone so are the mounts.
-func (p *Plan) buildRoot() (*os.File, error) {
+func (p *Plan) buildRoot(b Builder) (*os.File, error) {
 	if err := isolate(p.Rootfs); err != nil {
 		return nil, fmt.Errorf("root.path %s: %w", p.Rootfs, err)
 	}
@@ -42,7 +42,7 @@ func (p *Plan) buildRoot() (*os.File, error) {
 		return root, nil
 	}
 	for i, m := range p.Root {
-		if err := m.mount(p.Rootfs); err != nil {
+		if err := m.mount(p.Rootfs, b); err != nil {
 			return nil, fmt.Errorf("mount the root (%s): %w", m.line(i), err)
 		}
 	}
@@ -96,38 +96,90 @@ func bindRoot(dir string) (*os.File, error) {
 
 // mount does what containerd does with such a mount on the host (its package
 // core/mount), but in the thread's mount namespace.
-func (m RootMount) mount(rootfs string) error {
-	dir, err := m.target(rootfs)
-	if err != nil {
-		return err
-	}
-	defer dir.Close()
-	target := fmt.Sprintf("/proc/thread-self/fd/%d", dir.Fd())
-	o := ParseOptions(m.Options)
+func (m RootMount) mount(rootfs string, b Builder) error {
 	for _, name := range m.Options {
 		if strings.HasPrefix(name, "X-containerd.") {
 			return fmt.Errorf("option %s: it is for containerd's mount manager, not for a runtime", name)
 		}
 	}
-	if o.Bind || m.Type == "bind" {
-		return m.bind(dir, o)
+	options, userns, err := idMapping(m.Options, b)
+	if err != nil {
+		return err
 	}
-	data := strings.Join(o.Data, ",")
-	if m.Type == "overlay" && len(data) >= os.Getpagesize() {
-		return mountLongOverlay(dir, o)
+	if userns != nil {
+		defer userns.Close()
 	}
-	if err := unix.Mount(m.Source, target, m.Type, mountFlags(o), data); err != nil {
-		return fmt.Errorf("mount: %w", err)
+	dir, err := m.target(rootfs)
+	if err != nil {
+		return err
 	}
-	if len(o.Propagation) == 0 {
-		return nil
+	defer dir.Close()
+	o := ParseOptions(options)
+	switch {
+	case o.Bind || m.Type == "bind":
+		return m.bind(dir, o, userns)
+	case m.Type == "overlay" && userns != nil:
+		// Its layers are mapped, and not the overlay itself, whose upper layer
+		// has the container's ids already.
+		if m.Options, err = mapLayers(dir, options, rootfs, userns); err != nil {
+			return err
+		}
+		return m.mount(rootfs, b)
+	}
+	if err := m.fileSystem(dir, o); err != nil || len(o.Propagation) == 0 && userns == nil {
+		return err
 	}
 	made, err := m.target(rootfs) // again: it is another directory now
 	if err != nil {
 		return err
 	}
 	defer made.Close()
-	return propagate(made, o)
+	if userns == nil {
+		return propagate(made, o)
+	}
+	// Only what is not attached can be mapped: a copy takes the mount's place.
+	tree, err := clone(made, false)
+	if err != nil {
+		return err
+	}
+	defer tree.Close()
+	return m.place(tree, made, o, userns)
+}
+
+// fileSystem mounts by mount(2), whose options, in one string, have no limit but
+// a page for all of them, and are shown as they are given.
+func (m RootMount) fileSystem(dir *os.File, o Options) error {
+	data := strings.Join(o.Data, ",")
+	if m.Type == "overlay" && len(data) >= os.Getpagesize() {
+		return mountLongOverlay(dir, o)
+	}
+	target := fmt.Sprintf("/proc/thread-self/fd/%d", dir.Fd())
+	return os.NewSyscallError("mount", unix.Mount(m.Source, target, m.Type, mountFlags(o), data))
+}
+
+func (m RootMount) bind(dir *os.File, o Options, userns *os.File) error {
+	tree, err := openTree(unix.AT_FDCWD, m.Source, 0, o.Recursive)
+	if err != nil {
+		return err
+	}
+	defer tree.Close()
+	if err := setFlags(tree, o.Attrs); err != nil {
+		return err
+	}
+	return m.place(tree, dir, o, userns)
+}
+
+// place attaches a mount, of which ids are mapped if userns is not nil.
+func (RootMount) place(tree, dir *os.File, o Options, userns *os.File) error {
+	if userns != nil {
+		if err := mapIDs(tree, userns, false); err != nil {
+			return err
+		}
+	}
+	if err := attach(tree, dir); err != nil {
+		return err
+	}
+	return propagate(tree, o)
 }
 
 // target opens the directory to mount on. What is below the root may have been
@@ -145,21 +197,6 @@ func (m RootMount) target(rootfs string) (*os.File, error) {
 	}
 	defer root.Close()
 	return kernel.Root{File: root}.MkdirAll(m.Target)
-}
-
-func (m RootMount) bind(dir *os.File, o Options) error {
-	tree, err := openTree(unix.AT_FDCWD, m.Source, 0, o.Recursive)
-	if err != nil {
-		return err
-	}
-	defer tree.Close()
-	if err := setFlags(tree, o.Attrs); err != nil {
-		return err
-	}
-	if err := attach(tree, dir); err != nil {
-		return err
-	}
-	return propagate(tree, o)
 }
 
 // mountFlags are the options in the bits of mount(2).

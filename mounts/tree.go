@@ -30,16 +30,21 @@ func (p *Plan) Build(b Builder) (_ *os.File, err error) {
 	if err := become(b.OwnerUID, b.OwnerGID); err != nil {
 		return nil, err
 	}
-	root, err := p.buildRoot()
+	t := &tree{Builder: b, sources: map[*bind]*os.File{}}
+	defer func() { err = errors.Join(err, t.close()) }()
+	if err := t.openSources(p.Ops); err != nil {
+		return nil, err
+	}
+	root, err := p.buildRoot(b)
 	if err != nil {
 		return nil, err
 	}
-	t := &tree{Builder: b, root: kernel.Root{File: root}}
 	defer func() {
-		if err = errors.Join(err, t.close()); err != nil {
+		if err != nil {
 			err = errors.Join(err, root.Close())
 		}
 	}()
+	t.root = kernel.Root{File: root}
 	for _, op := range p.Ops {
 		if err := op.do(t); err != nil {
 			return nil, err
@@ -76,13 +81,41 @@ type tree struct {
 	root  kernel.Root
 	empty *os.File // an empty, read-only file system, to mask directories
 	path  string   // where the root is in the mount namespace, see inside
+
+	// sources are the trees of bind mounts, as far as they exist yet. They are
+	// taken before the root is built, since isolate, then, takes the mount
+	// that they may be on out of its peer group: what is mounted on the host
+	// later would not get into the container, nor, with shared, the other way.
+	sources map[*bind]*os.File
+}
+
+func (t *tree) openSources(ops []Op) error {
+	for _, op := range ops {
+		b, ok := op.(*bind)
+		if !ok {
+			continue
+		}
+		tree, err := openTree(unix.AT_FDCWD, b.source, 0, b.options.Recursive)
+		if errors.Is(err, unix.ENOENT) {
+			continue // it may be in the root, which is not there yet
+		}
+		if err != nil {
+			return b.explain(err)
+		}
+		t.sources[b] = tree
+	}
+	return nil
 }
 
 func (t *tree) close() error {
-	if t.empty == nil {
-		return nil
+	var errs []error
+	for _, f := range t.sources {
+		errs = append(errs, f.Close())
 	}
-	return t.empty.Close()
+	if t.empty != nil {
+		errs = append(errs, t.empty.Close())
+	}
+	return errors.Join(errs...)
 }
 
 // attach places a detached mount on a directory or file of the container.

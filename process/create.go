@@ -50,7 +50,7 @@ func Create(ctx context.Context, config Config) (_ *Container, err error) {
 	if err := c.Init.attach(streams); err != nil {
 		return nil, err
 	}
-	if c.group, err = cgroup.Create(location, c.spec.Linux.Resources); err != nil {
+	if c.group, err = c.createGroup(ctx, location); err != nil {
 		return nil, err
 	}
 	undo.add(func() error { return c.group.Delete(context.WithoutCancel(ctx)) })
@@ -95,6 +95,31 @@ func Create(ctx context.Context, config Config) (_ *Container, err error) {
 	c.emit(ContainerCreated, c.Init)
 	go c.Init.watch(m.init)
 	return c, nil
+}
+
+// createGroup makes the container's cgroup, or has systemd make it.
+func (c *Container) createGroup(ctx context.Context, l cgroup.Location) (*cgroup.Group, error) {
+	resources := c.spec.Linux.Resources
+	if l.Unit == "" {
+		return cgroup.Create(l, resources)
+	}
+	return cgroup.CreateScope(ctx, l, resources, c.spec.Annotations, holdProcess)
+}
+
+// holdProcess starts a process that does nothing but wait.
+func holdProcess() (pid int, release func(), err error) {
+	s := script.New()
+	s.Wait()
+	s.End()
+	in, err := launchAlone(s)
+	if err != nil {
+		return 0, nil, err
+	}
+	return in.PID(), func() {
+		if err := in.Kill(); err != nil {
+			log.L.WithError(err).Warn("end the process that held a systemd scope")
+		}
+	}, nil
 }
 
 // compile reads and checks the bundle, and makes the plan. Nothing is touched.

@@ -11,6 +11,7 @@ import (
 	"github.com/opencontainers/runtime-spec/specs-go"
 	"golang.org/x/sys/unix"
 
+	"github.com/myshim/myshim/mounts"
 	"github.com/myshim/myshim/process/cgroup"
 	"github.com/myshim/myshim/process/kernel"
 	"github.com/myshim/myshim/process/launch"
@@ -89,6 +90,17 @@ func (c *Container) startExec(ctx context.Context, p *Process) (*kernel.Process,
 		terminal = []int{int(slave.Fd())}
 	}
 	e := entry{process: p.spec, files: streams.Files(), root: root, terminal: terminal}
+	for i, null := range p.Stdio.Null() {
+		if !null {
+			continue
+		}
+		// The container's own, unless it has made something else of it.
+		own, err := mounts.OpenNull(root, []int{os.O_RDONLY, os.O_WRONLY, os.O_WRONLY}[i])
+		if err == nil {
+			defer own.Close()
+			e.files[i] = own
+		}
+	}
 	k, err := c.enter(ctx, e, c.group.Join)
 	if outOfCgroup(err) {
 		k, err = c.enter(ctx, e, func() (cgroup.Join, error) { return c.group.JoinProcess(c.Init.State().PID) })

@@ -21,13 +21,7 @@ func newUserNamespace(m *mounts.Mappings) (_ *os.File, err error) {
 	s.Report()
 	s.Wait()
 	s.End()
-	null, err := os.OpenFile(os.DevNull, os.O_RDWR, 0)
-	if err != nil {
-		return nil, err
-	}
-	defer null.Close()
-	fd := int(null.Fd())
-	in, err := launch.Start(s, [3]int{fd, fd, fd}, nil)
+	in, err := launchAlone(s)
 	if err != nil {
 		return nil, err
 	}
@@ -39,4 +33,15 @@ func newUserNamespace(m *mounts.Mappings) (_ *os.File, err error) {
 		return nil, err
 	}
 	return os.Open(fmt.Sprintf("/proc/%d/ns/user", in.PID()))
+}
+
+// launchAlone starts a script that belongs to no container.
+func launchAlone(s *script.Script) (*launch.Init, error) {
+	null, err := os.OpenFile(os.DevNull, os.O_RDWR, 0)
+	if err != nil {
+		return nil, err
+	}
+	defer null.Close()
+	fd := int(null.Fd())
+	return launch.Start(s, [3]int{fd, fd, fd}, nil)
 }

@@ -62,6 +62,9 @@ func NewCreate(c *spec.Container, id string, filter *seccomp.Filter, host Host, 
 	if b.userns {
 		b.becomeRoot()
 	}
+	if b.ipcLater(c) {
+		b.Add(script.Unshare, script.Flags(unix.CLONE_NEWIPC, "CLONE_NEWIPC")).Because("its mqueue belongs to who makes it").For("linux.namespaces")
+	}
 	if c.New(specs.TimeNamespace) {
 		b.Add(script.Unshare, script.Flags(unix.CLONE_NEWTIME, "CLONE_NEWTIME")).Because("from execve on").For("linux.namespaces")
 	}
@@ -117,12 +120,19 @@ func (b *builder) makeNamespaces(c *spec.Container, cgroup bool) {
 	var names []string
 	for _, known := range cloneFlags {
 		// A time namespace cannot be entered by clone(2).
-		if c.New(known.kind) && known.kind != specs.TimeNamespace {
+		later := known.kind == specs.TimeNamespace || known.kind == specs.IPCNamespace && b.ipcLater(c)
+		if c.New(known.kind) && !later {
 			flags |= known.flag
 			names = append(names, known.name)
 		}
 	}
 	b.clone(flags, names, cgroup, "the container's init")
+}
+
+// ipcLater says whether the ipc namespace is made by the root of the new user
+// namespace: /dev/mqueue in it, made with it, belongs to whoever that is.
+func (b *builder) ipcLater(c *spec.Container) bool {
+	return c.New(specs.UserNamespace) && c.New(specs.IPCNamespace)
 }
 
 // propagation sets that of a path. Without a word of the spec, what is mounted
@@ -234,6 +244,8 @@ func (b *builder) names(c *spec.Container) {
 // jail makes the root that was built the root of the process.
 func (b *builder) jail(c *spec.Container, root script.Arg) {
 	dot, slash := b.CString("."), b.CString("/")
+	old := b.Cell("old")
+	b.Add(script.Openat, atFDCWD, slash, script.Flags(unix.O_PATH|unix.O_DIRECTORY|unix.O_CLOEXEC, "O_PATH|O_DIRECTORY|O_CLOEXEC")).Into(old)
 	b.Add(script.Fchdir, root).Because("the container's root")
 	switch {
 	case !c.Has(specs.MountNamespace):
@@ -245,6 +257,7 @@ func (b *builder) jail(c *spec.Container, root script.Arg) {
 		// With "." twice the old root ends up on top of the new one, and needs
 		// no directory of the image (pivot_root(2), "NOTES").
 		b.Add(script.PivotRoot, dot, dot)
+		b.Add(script.Fchdir, old.Arg()).Because("that is on top of the new root now")
 		b.Add(script.Mount, script.Null, dot, script.Null, script.Flags(unix.MS_SLAVE|unix.MS_REC, "rslave"), script.Null).
 			Because("what is unmounted next stays on the host")
 		b.Add(script.Umount, dot, script.Flags(unix.MNT_DETACH, "MNT_DETACH")).Because("the host's tree")
