@@ -39,6 +39,7 @@ func main() {
 		Cleanup:  cleanup,
 		Actions: []shim.Action{
 			{Name: "plan", Args: "[--json] BUNDLE", Help: "print how a container would be made", Run: printPlan},
+			{Name: "inspect", Args: "[-n NAMESPACE] [--json] [ID]", Help: "show running containers, their namespaces and mounts", Run: inspect},
 		},
 	})
 }
