@@ -98,6 +98,31 @@ func TestEventsOfALife(t *testing.T) {
 	})
 }
 
+// What containerd's own clients are told, each thing once.
+func TestEventsThroughContainerd(t *testing.T) {
+	each(t, func(e *env) {
+		envelopes, errs := e.daemon.Client.Subscribe(e.ctx, `topic~="^/tasks/"`)
+		b := e.launch(testbox("exit", "2"))
+		b.end()
+		var topics []string
+		for !slices.Contains(topics, "/tasks/delete") || !slices.Contains(topics, "/tasks/exit") {
+			select {
+			case envelope := <-envelopes:
+				topics = append(topics, envelope.Topic)
+			case err := <-errs:
+				e.Fatalf("after %q: %v", topics, err)
+			}
+		}
+		if e.oracle() { // see deleteAfterExit
+			slices.Sort(topics[2:])
+			topics[2], topics[3] = topics[3], topics[2]
+		}
+		if want := []string{"/tasks/create", "/tasks/start", "/tasks/exit", "/tasks/delete"}; !slices.Equal(topics, want) {
+			e.Errorf("%q, want %q", topics, want)
+		}
+	})
+}
+
 func TestEventsOfExecs(t *testing.T) {
 	eachPeer(t, func(s *stage) {
 		c := s.launch(still())

@@ -8,6 +8,7 @@ import (
 
 	"github.com/containerd/containerd/v2/client"
 	"github.com/containerd/containerd/v2/pkg/cio"
+	"github.com/containerd/containerd/v2/pkg/oci"
 	"github.com/containerd/errdefs"
 	specs "github.com/opencontainers/runtime-spec/specs-go"
 	"golang.org/x/sys/unix"
@@ -53,6 +54,27 @@ func TestExecProcess(t *testing.T) {
 		}
 		if strings.Contains(r.out, "FLAVOUR") || strings.Contains(r.out, "ONE=1") {
 			e.Errorf("variables of the container or overridden ones in %q", r.out)
+		}
+	})
+}
+
+// What the kernel or the host's bounding set lacks is left out, not an error.
+func TestMissingCapability(t *testing.T) {
+	each(t, func(e *env) {
+		e.weakness("runc applies all or nothing: it cannot create the container")
+		missing := ""
+		for i, name := range capNames {
+			if hostBounding()&(1<<i) == 0 {
+				missing = "CAP_" + name
+			}
+		}
+		if missing == "" {
+			e.Skip("this machine has all capabilities")
+		}
+		b := e.launch(still(), withSpec(oci.WithAddedCapabilities([]string{missing}))) // which compares with the spec
+		p := b.exec([]string{"/bin/still"})
+		if p.payload(&specs.Process{}) == nil {
+			e.Error("the exec has ended")
 		}
 	})
 }
