@@ -40,7 +40,7 @@ func (e *env) batch(n int) {
 	results := make(chan [2]int, n)
 	for i := range n {
 		go func() {
-			r := e.ctr(e.ctrRun("--rm", baseImage, newID(), "/bin/testbox", "exit", fmt.Sprint(i))...)
+			r := e.ctr(e.ctrRun("--rm", baseImage, newID(), "/bin/testbox", "exit", strconv.Itoa(i))...)
 			if r.err != "" {
 				e.Errorf("container %d: %+v", i, r)
 			}

@@ -4,6 +4,7 @@ import (
 	"fmt"
 	"reflect"
 	"slices"
+	"strconv"
 	"strings"
 	"testing"
 	"time"
@@ -293,7 +294,7 @@ func TestEventsRefused(t *testing.T) {
 // the exit.
 func TestEventsOfOOM(t *testing.T) {
 	eachPeer(t, func(s *stage) {
-		c := s.launch(testbox("memhog", fmt.Sprint(256<<20)), withSpec(oci.WithMemoryLimit(32<<20)))
+		c := s.launch(testbox("memhog", strconv.Itoa(256<<20)), withSpec(oci.WithMemoryLimit(32<<20)))
 		exit, err := c.wait("")
 		s.must(err)
 		if exit.ExitStatus != 137 {

@@ -2,6 +2,7 @@ package integration
 
 import (
 	"fmt"
+	"strconv"
 	"strings"
 	"sync"
 	"testing"
@@ -31,7 +32,7 @@ func TestExecExitCodes(t *testing.T) {
 	each(t, func(e *env) {
 		b := e.launch(still())
 		for _, code := range []int{0, 1, 2, 42, 127, 255} {
-			if r := b.execRun([]string{"exit", fmt.Sprint(code)}); r.code != code {
+			if r := b.execRun([]string{"exit", strconv.Itoa(code)}); r.code != code {
 				e.Errorf("exit %d: got %d", code, r.code)
 			}
 		}
@@ -251,7 +252,7 @@ func TestExecsAtOnce(t *testing.T) {
 		for i := range count(20, 200) {
 			wg.Go(func() {
 				word := fmt.Sprint("exec-", i)
-				p, err := b.tryExec([]string{"/bin/testbox", "all", "echo", word, "--", "exit", fmt.Sprint(i % 256)})
+				p, err := b.tryExec([]string{"/bin/testbox", "all", "echo", word, "--", "exit", strconv.Itoa(i % 256)})
 				if err == nil {
 					err = p.Start(e.ctx)
 				}

@@ -106,7 +106,7 @@ func (f facts) outside(name string, pid uint32) {
 	f[name+".status.SigQ"] = "" // of the whole user
 	// Go's signal for itself may still be pending from before the execve.
 	f[name+".status.SigPnd"] = strings.Replace(status["SigPnd"], "0000000000400000", "0000000000000000", 1)
-	f[name+".pid namespaces"] = fmt.Sprint(len(strings.Fields(status["NSpid"])))
+	f[name+".pid namespaces"] = strconv.Itoa(len(strings.Fields(status["NSpid"])))
 	f[name+".leads its session"] = strconv.FormatBool(status["NSsid"] == status["NSpid"])
 	f[name+".leads its group"] = strconv.FormatBool(status["NSpgid"] == status["NSpid"])
 	for i, line := range strings.Split(strings.TrimSpace(p.read("limits")), "\n") {

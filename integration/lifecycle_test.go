@@ -3,6 +3,7 @@ package integration
 import (
 	"fmt"
 	"slices"
+	"strconv"
 	"strings"
 	"sync"
 	"syscall"
@@ -29,7 +30,7 @@ func TestForeground(t *testing.T) {
 func TestExitCodes(t *testing.T) {
 	each(t, func(e *env) {
 		for _, code := range []int{0, 1, 2, 42, 127, 128, 255} {
-			if r := e.run(testbox("exit", fmt.Sprint(code))); r.code != code {
+			if r := e.run(testbox("exit", strconv.Itoa(code))); r.code != code {
 				e.Errorf("exit %d: got %d", code, r.code)
 			}
 		}

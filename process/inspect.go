@@ -162,7 +162,12 @@ func findProcesses(list []Inspection) error {
 // Mounts is the table of mounts that the container sees, with where each of them
 // comes from.
 func (i *Inspection) Mounts() ([]MountState, error) {
-	infos, err := mountinfo.PidMountInfo(i.PID)
+	table, err := os.Open(fmt.Sprintf("/proc/%d/mountinfo", i.PID))
+	if err != nil {
+		return nil, fmt.Errorf("mounts of container %s: %w", i.ID, err)
+	}
+	defer table.Close()
+	infos, err := mountinfo.GetMountsFromReader(table, nil)
 	if err != nil {
 		return nil, fmt.Errorf("mounts of container %s: %w", i.ID, err)
 	}

@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"io"
 	"os"
+	"strconv"
 	"strings"
 	"text/tabwriter"
 
@@ -68,7 +69,7 @@ func show(asJSON bool, v any, write func(io.Writer)) error {
 func writeNamespaces(w io.Writer, list []process.Inspection) {
 	fmt.Fprintln(w, "CONTAINER\tPID\tNAMESPACE\tINODE\tSHARED WITH\tPROCESSES")
 	for _, c := range list {
-		id, pid := c.Namespace+"/"+c.ID, fmt.Sprint(c.PID)
+		id, pid := c.Namespace+"/"+c.ID, strconv.Itoa(c.PID)
 		if len(c.Namespaces) == 0 {
 			fmt.Fprintf(w, "%s\t%s\t(not running)\t\t\t\n", id, pid)
 		}

@@ -209,7 +209,7 @@ func (g *Group) write(file *openFile, w Write) error {
 
 // reason is the kernel's error without the name of the file, which fail has.
 func reason(err error) error {
-	if path, ok := err.(*os.PathError); ok {
+	if path, ok := errors.AsType[*os.PathError](err); ok {
 		return path.Err
 	}
 	return err

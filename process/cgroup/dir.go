@@ -56,7 +56,7 @@ func retry(op, name string, call func() (int, error)) (int, error) {
 		if err == nil {
 			return n, nil
 		}
-		if err != unix.EINTR {
+		if !errors.Is(err, unix.EINTR) {
 			return -1, &os.PathError{Op: op, Path: name, Err: err}
 		}
 	}
@@ -242,7 +242,7 @@ func (d dir) remove(ctx context.Context) error {
 	told := false
 	for delay := time.Millisecond; ; delay = min(2*delay, 50*time.Millisecond) {
 		err := d.rmdir()
-		if err == unix.EBUSY {
+		if errors.Is(err, unix.EBUSY) {
 			if err := removeBelow(d.fd); err != nil && !gone(err) && !errors.Is(err, unix.EBUSY) {
 				return fmt.Errorf("rmdir below %s: %w", d.absolute(), err)
 			}
@@ -251,7 +251,7 @@ func (d dir) remove(ctx context.Context) error {
 		switch {
 		case err == nil:
 			return nil
-		case err != unix.EBUSY:
+		case !errors.Is(err, unix.EBUSY):
 			return &os.PathError{Op: "rmdir", Path: d.absolute(), Err: err}
 		case ctx.Err() != nil:
 			return d.busy()
@@ -294,7 +294,7 @@ func removeBelow(fd int) error {
 	var busy error
 	err := children(fd, func(name string, child int) error {
 		err := unix.Unlinkat(fd, name, unix.AT_REMOVEDIR)
-		if err == unix.EBUSY {
+		if errors.Is(err, unix.EBUSY) {
 			if err = removeBelow(child); err == nil {
 				err = unix.Unlinkat(fd, name, unix.AT_REMOVEDIR)
 			}

@@ -87,11 +87,11 @@ func (g *Group) Thaw() error {
 func (g *Group) endFreeze(why error) {
 	g.mu.Lock()
 	defer g.mu.Unlock()
-	if context.Cause(g.warm) == errKilled {
+	if errors.Is(context.Cause(g.warm), errKilled) {
 		return
 	}
 	g.endWarm(why)
-	if why != errKilled {
+	if !errors.Is(why, errKilled) {
 		g.warm, g.endWarm = context.WithCancelCause(context.Background())
 	}
 }

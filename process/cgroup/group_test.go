@@ -58,7 +58,7 @@ func TestCreateDeep(t *testing.T) {
 	}
 	result(t, g, "exit", "0")
 	ok(t, g.Delete(t.Context()))
-	for _, d := range g.Location.Dirs { // those above stay, as with runc
+	for _, d := range g.Dirs { // those above stay, as with runc
 		ok(t, os.Remove(path.Dir(d.absolute())))
 		ok(t, os.Remove(path.Dir(path.Dir(d.absolute()))))
 	}

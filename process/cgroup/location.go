@@ -195,7 +195,7 @@ func mountedAs(dir string, magic int64) (is, writable bool) {
 	if err := unix.Statfs(dir, &fs); err != nil {
 		return false, false
 	}
-	return int64(fs.Type) == magic, fs.Flags&unix.ST_RDONLY == 0
+	return fs.Type == magic, fs.Flags&unix.ST_RDONLY == 0
 }
 
 // parseProcCgroup reads /proc/PID/cgroup: the group in each hierarchy.

@@ -217,12 +217,12 @@ func command(t testing.TB, j Join, args ...string) *exec.Cmd {
 		ok(t, err)
 		args = append([]string{exe}, args...)
 	}
-	script := ""
+	var script strings.Builder
 	for i := range j.Tasks {
-		script += fmt.Sprintf("echo 0 >&%d && exec %d>&- || exit 99\n", 3+i, 3+i)
+		fmt.Fprintf(&script, "echo 0 >&%d && exec %d>&- || exit 99\n", 3+i, 3+i)
 	}
 	// bash: others know no descriptor above 9
-	c := exec.Command("/bin/bash", append([]string{"-c", script + `exec "$@"`, "join"}, args...)...)
+	c := exec.Command("/bin/bash", append([]string{"-c", script.String() + `exec "$@"`, "join"}, args...)...)
 	c.Stderr = os.Stderr
 	c.ExtraFiles = j.Tasks
 	if j.Dir != nil {

@@ -130,9 +130,13 @@ func (g *Group) setUnit(props []property) error {
 			if err := d.freeze(ctx); err != nil {
 				return errors.Join(err, d.thaw())
 			}
-			defer d.thaw()
+			return errors.Join(g.setProperties(ctx, props), d.thaw())
 		}
 	}
+	return g.setProperties(ctx, props)
+}
+
+func (g *Group) setProperties(ctx context.Context, props []property) error {
 	err := withSystemd(ctx, func(c *systemd.Conn) error {
 		return c.SetUnitPropertiesContext(ctx, g.Unit, true, variants(props)...)
 	})

@@ -239,7 +239,7 @@ func TestResolveUnit(t *testing.T) {
 		{"a.slice:x:", true, `linux.cgroupsPath: "x-.scope" is no name of a unit`},
 	} {
 		l, err := Resolve(c.path, "id", c.systemd)
-		got := ""
+		var got string
 		if err != nil {
 			got = err.Error()
 			if !errors.Is(err, ErrInvalid) {

@@ -225,7 +225,7 @@ func trusted(a abi, rules []alternative) bool {
 	switch {
 	case len(rules) <= 1, len(ops) == 1 && ops[specs.OpEqualTo]:
 		return true
-	case len(actions) == 1 && !ranges && !(multiple && ops[specs.OpNotEqual]):
+	case len(actions) == 1 && !ranges && (!multiple || !ops[specs.OpNotEqual]):
 		return true
 	}
 	for _, ops := range same {
