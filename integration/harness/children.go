@@ -5,6 +5,7 @@ import (
 	"os"
 	"os/exec"
 	"os/signal"
+	"path/filepath"
 	"strconv"
 	"strings"
 	"sync"
@@ -70,12 +71,18 @@ func adopt() error {
 	return nil
 }
 
+// reap waits for those children only, which takes a few reads: it runs while
+// something is being measured.
 func reap() {
 	children.Lock()
 	defer children.Unlock()
-	for pid, p := range processes() {
-		if p.parent == os.Getpid() && p.zombie && !children.ours[pid] {
-			_, _ = unix.Wait4(pid, nil, unix.WNOHANG, nil)
+	lists, _ := filepath.Glob("/proc/self/task/*/children") // CONFIG_PROC_CHILDREN
+	for _, list := range lists {
+		pids, _ := os.ReadFile(list) // its thread may have ended
+		for word := range strings.FieldsSeq(string(pids)) {
+			if pid, err := strconv.Atoi(word); err == nil && !children.ours[pid] {
+				_, _ = unix.Wait4(pid, nil, unix.WNOHANG, nil)
+			}
 		}
 	}
 }
