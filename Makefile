@@ -53,7 +53,7 @@ integration-test: build tools
 
 # Read the diff of what this rewrites.
 golden:
-	go test $(TAGS) ./process/plan ./mounts -update
+	go test $(TAGS) ./process/plan ./process/cgroup -update
 
 FUZZTIME ?= 1m
 fuzz:

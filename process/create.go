@@ -80,16 +80,6 @@ func Create(ctx context.Context, config Config) (_ *Container, err error) {
 	for _, w := range p.Warnings {
 		log.G(ctx).Warnf("container %s: %s", c.ID, w)
 	}
-	if err := c.record.made(m.init.PID); err != nil {
-		return nil, err
-	}
-	if err := c.group.WatchOOM(func(kills uint64) {
-		for range kills {
-			c.emit(OutOfMemory, c.Init)
-		}
-	}); err != nil {
-		return nil, err
-	}
 	undo.keep()
 	c.root = m.root
 	c.emit(ContainerCreated, c.Init)
@@ -209,9 +199,9 @@ func (m *making) furnish(ctx context.Context) error {
 	if err := setProcess(m.init.PID, m.spec.Process); err != nil {
 		return err
 	}
-	// Writing limits and mounting wait for different things of the kernel.
+	// The file system and the cgroup wait for different things of the kernel.
 	limited := make(chan error, 1)
-	go func() { limited <- m.group.Set(m.spec.Linux) }()
+	go func() { limited <- m.limit() }()
 	slave, err := m.build()
 	if slave != nil {
 		defer slave.Close()
@@ -229,6 +219,21 @@ func (m *making) furnish(ctx context.Context) error {
 		files = append(files, int(slave.Fd()))
 	}
 	return m.start.Go(homeVariable(m.root, m.spec.Process), files...)
+}
+
+// limit has the cgroup limit and watch the init, and notes its pid.
+func (m *making) limit() error {
+	if err := m.group.Set(m.spec.Linux); err != nil {
+		return err
+	}
+	if err := m.group.WatchOOM(func(kills uint64) {
+		for range kills {
+			m.emit(OutOfMemory, m.Init)
+		}
+	}); err != nil {
+		return err
+	}
+	return m.record.made(m.init.PID)
 }
 
 // build puts the file system together, in the init's mount namespace, and opens

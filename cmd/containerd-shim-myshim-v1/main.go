@@ -10,10 +10,10 @@ import (
 
 	"github.com/containerd/ttrpc"
 
+	_ "github.com/myshim/myshim/cmd/containerd-shim-myshim-v1/prepare" // before the rest is initialised
 	"github.com/myshim/myshim/process"
 	"github.com/myshim/myshim/process/kernel"
 	"github.com/myshim/myshim/shim"
-	_ "github.com/myshim/myshim/shim/early" // start and delete, before the rest is initialised
 	"github.com/myshim/myshim/task"
 )
 
@@ -47,6 +47,7 @@ func main() {
 func serve(ctx context.Context, d shim.Daemon, server *ttrpc.Server) (release func(id string) (left int), err error) {
 	s := task.New(d.ID, d.Namespace, d.Publish, d.Shutdown)
 	s.Register(server)
+	go task.Prepare()
 	go kernel.ReapOrphans(ctx, 5*time.Second)
 	return s.Release, nil
 }

@@ -63,6 +63,9 @@ var program = sync.OnceValues(func() (*os.File, error) {
 	return f, nil
 })
 
+// Prepare makes the file. What goes wrong, Start says.
+func Prepare() { _, _ = program() }
+
 // sealedMemory returns a memfd with the content, sealed against any change.
 func sealedMemory(content []byte) (*os.File, error) {
 	const flags = unix.MFD_CLOEXEC | unix.MFD_ALLOW_SEALING
