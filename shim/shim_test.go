@@ -428,7 +428,10 @@ func TestLifecycle(t *testing.T) {
 	}
 	for l := range strings.Lines(string(status)) {
 		if mask, ok := strings.CutPrefix(l, "SigIgn:"); ok {
-			if bits, err := strconv.ParseUint(strings.TrimSpace(mask), 16, 64); err != nil || bits != 0 {
+			// glibc's posix_spawn, with which make starts what it runs, leaves
+			// signals 32 and 33 ignored, and Go does not touch those.
+			const ofGlibc = 1<<31 | 1<<32
+			if bits, err := strconv.ParseUint(strings.TrimSpace(mask), 16, 64); err != nil || bits&^ofGlibc != 0 {
 				t.Errorf("signals are ignored, and so in what it runs: %s", l)
 			}
 		}
