@@ -119,7 +119,10 @@ func (e *env) checkProcess(p *procFS, spec *specs.Spec) {
 			e.Errorf("descriptors of the payload: %v, want 0, 1 and 2", fds)
 		}
 		for _, mask := range []string{"SigBlk", "SigIgn", "SigCgt"} {
-			if got[mask] != "0000000000000000" {
+			// glibc's posix_spawn, with which make starts what it runs, leaves
+			// signals 32 and 33 ignored; neither Go nor any runtime touches them.
+			const ofGlibc = 1<<31 | 1<<32
+			if bits, err := strconv.ParseUint(got[mask], 16, 64); err != nil || bits&^ofGlibc != 0 {
 				e.Errorf("%s of the payload: %s", mask, got[mask])
 			}
 		}

@@ -347,6 +347,9 @@ func TestFileURI(t *testing.T) {
 			s.must(c.createWith(&taskv3.CreateTaskRequest{Stdout: "file://" + path, Stderr: "file://" + path}))
 			s.must(c.start(""))
 			c.finish()
+			if s.oracle() { // which goes on copying after Delete
+				s.awaitContent(path, fmt.Sprintf("error %d\n", i))
+			}
 		}
 		data, err := os.ReadFile(path)
 		s.must(err)
@@ -421,6 +424,18 @@ func (s *stage) awaitFile(path string) string {
 		case <-s.ctx.Done():
 			s.Fatalf("no %s", path)
 		case <-time.After(time.Millisecond): // the logger's only means to tell
+		}
+	}
+}
+
+// awaitContent waits until the file has the text.
+func (s *stage) awaitContent(path, text string) {
+	s.Helper()
+	for !strings.Contains(s.awaitFile(path), text) {
+		select {
+		case <-s.ctx.Done():
+			s.Fatalf("no %q in %s", text, path)
+		case <-time.After(time.Millisecond):
 		}
 	}
 }
