@@ -57,7 +57,8 @@ golden:
 
 FUZZTIME ?= 1m
 fuzz:
-	go test $(TAGS) -run '^$$' -fuzz FuzzParse -fuzztime $(FUZZTIME) ./process/spec
+	grep -rE '^func Fuzz' --include=*_test.go . | sed -E 's|(.*)/[^/]+:func (Fuzz[A-Za-z]+).*|\1 \2|' | while read package name; do \
+		CGO_ENABLED=0 go test $(TAGS) -run '^$$' -fuzz "^$$name\$$" -fuzztime $(FUZZTIME) $$package || exit 1; done
 
 bench: build tools
 	cd integration && go run ./bench
