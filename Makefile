@@ -1,5 +1,6 @@
 # make demo     build everything and run a container under a private containerd
 # make test     all tests; those that make containers need root
+# make test-vm  those of containers again, in a machine with cgroup v2 and systemd
 # make lint     vet, formatting, golangci-lint
 # make bench    myshim against containerd-shim-runc-v2, in one table
 # make install  PREFIX=/usr/local
@@ -16,7 +17,7 @@ SHIM := bin/containerd-shim-myshim-v1
 LINT := bin/golangci-lint
 LINT_VERSION := v2.15.0
 
-.PHONY: all build cross tools demo test unit-test race-test root-test arm64-test integration-test golden fuzz bench lint install clean
+.PHONY: all build cross tools demo test unit-test race-test root-test arm64-test integration-test test-vm golden fuzz bench lint install clean
 
 all: build
 
@@ -50,6 +51,13 @@ arm64-test:
 
 integration-test: build tools
 	cd integration && go test -count=1 -timeout 40m .
+
+# In QEMU, without hardware support: an hour.
+test-vm: build tools
+	mkdir -p bin/vm
+	CGO_ENABLED=0 go test $(TAGS) -c -o bin/vm/ ./process ./process/cgroup
+	cd integration && CGO_ENABLED=0 go test -c -o ../bin/vm/ .
+	VM_MINUTES=90 VM_ENV=MYSHIM_RUNTIME integration/vm/run integration/vm/tests
 
 # Read the diff of what this rewrites.
 golden:
