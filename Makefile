@@ -31,8 +31,15 @@ cross:
 	cmp $(SHIM) $(SHIM)-again && rm $(SHIM)-again $(SHIM)-arm64
 
 # containerd, ctr, and the yardsticks, from their Go modules.
-tools:
+tools: bin/debian
 	cd integration && go run ./tools/build
+
+# An old containerd, which starts shims in the old way. It is not installed.
+bin/debian:
+	mkdir -p bin
+	cd bin && if apt-get -q -o APT::Sandbox::User=root download containerd; \
+		then dpkg-deb -x containerd_*.deb debian && rm containerd_*.deb; \
+		else echo "*** NO OLD containerd: this needs Debian's packages ***"; fi
 
 demo: build tools
 	cd integration && go run ./demo
