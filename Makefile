@@ -1,5 +1,6 @@
 # make demo     build everything and run a container under a private containerd
 # make test     all tests; those that make containers need root
+# make test-vm  those of containers again, in a machine with cgroup v2 and systemd
 # make lint     vet, formatting, golangci-lint
 # make bench    myshim against containerd-shim-runc-v2, in one table
 # make install  PREFIX=/usr/local
@@ -16,7 +17,7 @@ SHIM := bin/containerd-shim-myshim-v1
 LINT := bin/golangci-lint
 LINT_VERSION := v2.15.0
 
-.PHONY: all build cross tools demo test unit-test race-test root-test arm64-test integration-test golden fuzz bench lint install clean
+.PHONY: all build cross tools demo test unit-test race-test root-test arm64-test integration-test test-vm golden fuzz bench lint install clean
 
 all: build
 
@@ -30,8 +31,15 @@ cross:
 	cmp $(SHIM) $(SHIM)-again && rm $(SHIM)-again $(SHIM)-arm64
 
 # containerd, ctr, and the yardsticks, from their Go modules.
-tools:
+tools: bin/debian
 	cd integration && go run ./tools/build
+
+# An old containerd, which starts shims in the old way. It is not installed.
+bin/debian:
+	mkdir -p bin
+	cd bin && if apt-get -q -o APT::Sandbox::User=root download containerd; \
+		then dpkg-deb -x containerd_*.deb debian && rm containerd_*.deb; \
+		else echo "*** NO OLD containerd: this needs Debian's packages ***"; fi
 
 demo: build tools
 	cd integration && go run ./demo
@@ -50,6 +58,13 @@ arm64-test:
 
 integration-test: build tools
 	cd integration && go test -count=1 -timeout 40m .
+
+# In QEMU, without hardware support: an hour.
+test-vm: build tools
+	mkdir -p bin/vm
+	CGO_ENABLED=0 go test $(TAGS) -c -o bin/vm/ ./process ./process/cgroup
+	cd integration && CGO_ENABLED=0 go test -c -o ../bin/vm/ .
+	VM_MINUTES=90 VM_ENV=MYSHIM_RUNTIME integration/vm/run integration/vm/tests
 
 # Read the diff of what this rewrites.
 golden:

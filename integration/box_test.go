@@ -43,6 +43,7 @@ type setup struct {
 	io        cio.Creator // instead of buffers
 	container []client.NewContainerOpts
 	task      []client.NewTaskOpts
+	options   any  // of the runtime
 	shared    bool // joins namespaces of others: a few invariants don't hold
 
 	ownSnapshot bool // container has the option that makes it
@@ -79,6 +80,7 @@ func withTerminal(s *setup) { s.terminal = true; s.spec = append(s.spec, oci.Wit
 
 func withID(id string) opt      { return func(s *setup) { s.id = id } }
 func withIO(io cio.Creator) opt { return func(s *setup) { s.io = io } }
+func withOptions(o any) opt     { return func(s *setup) { s.options = o } }
 func withTask(opts ...client.NewTaskOpts) opt {
 	return func(s *setup) { s.task = append(s.task, opts...) }
 }
@@ -96,7 +98,7 @@ func (e *env) newBox(opts ...opt) (*box, *setup) {
 		all = append(all, client.WithNewSnapshot(s.id, s.image))
 	}
 	all = append(append(all, s.container...), // the spec's options may read the snapshot
-		client.WithRuntime(e.runtime.Type, nil),
+		client.WithRuntime(e.runtime.Type, s.options),
 		client.WithNewSpec(spec...))
 	c, err := e.daemon.Client.NewContainer(e.ctx, s.id, all...)
 	e.must(err)

@@ -37,6 +37,7 @@ var metrics = []metric{
 	{"create", "ms", "Create"},
 	{"start", "ms", "Start"},
 	{"create_start", "ms", "both of one container"},
+	{limitedStart, "ms", "both of a container with limits of every kind"},
 	{"startup", "ms", "from the start action to the first output"},
 	{"exec", "ms", "Exec, Start, Wait and Delete of a program that exits at once"},
 	{"kill_exit", "ms", "Kill until Wait returns"},
@@ -50,7 +51,10 @@ var metrics = []metric{
 	{floor, "ms", "the same as create_start without shim and RPC; the ratio is create_start's to it"},
 }
 
-const floor = "floor_create_start"
+const (
+	floor        = "floor_create_start"
+	limitedStart = "create_start_limits"
+)
 
 func main() {
 	n := flag.Int("n", 30, "iterations")
@@ -91,6 +95,9 @@ func run(n, rounds int, out string) error {
 		progress("phases", i, n)
 		// Each iteration begins with another runtime, so that none is always first.
 		if err := b.each(i, b.phases); err != nil {
+			return err
+		}
+		if err := b.each(i, b.limited); err != nil {
 			return err
 		}
 		if err := b.floor(); err != nil {
@@ -170,6 +177,10 @@ func (b *bench) table(out io.Writer) error {
 	var legend []string
 	for _, m := range metrics {
 		legend = append(legend, fmt.Sprintf("%s: %s", m.name, m.what))
+	}
+	for _, r := range b.runtimes {
+		s := b.samples[r.Name]
+		legend = append(legend, fmt.Sprintf("%s's limits make a start take %.2f times as long", r.Name, s[limitedStart].median()/s["create_start"].median()))
 	}
 	_, err := fmt.Fprintf(out, "\nMedians and 99th percentiles; ratio is myshim to runc.\n%s\n", strings.Join(legend, "\n"))
 	return err

@@ -17,6 +17,7 @@ import (
 
 	taskv3 "github.com/containerd/containerd/api/runtime/task/v3"
 	runcoptions "github.com/containerd/containerd/api/types/runc/options"
+	"github.com/containerd/containerd/v2/core/containers"
 	"github.com/containerd/containerd/v2/pkg/oci"
 	"github.com/containerd/errdefs/pkg/errgrpc"
 	"github.com/myshim/myshim/integration/harness"
@@ -114,9 +115,9 @@ type container struct {
 	stdout *os.File
 }
 
-func (b *bench) prepare(r harness.Runtime, args ...string) (*container, error) {
+func (b *bench) prepare(r harness.Runtime, program string, opts ...oci.SpecOpts) (*container, error) {
 	id := b.id()
-	spec, err := harness.Spec(id, oci.WithProcessArgs(args...))
+	spec, err := harness.Spec(id, append(opts, oci.WithProcessArgs(program))...)
 	if err != nil {
 		return nil, err
 	}
@@ -256,6 +257,51 @@ func (b *bench) phases(ctx context.Context, r harness.Runtime) error {
 				return err
 			})
 		}))
+}
+
+// Limited is a container with a limit of every kind that the machine has.
+func (b *bench) limited(ctx context.Context, r harness.Runtime) error {
+	c, err := b.prepare(r, "/bin/still", limits)
+	if err != nil {
+		return err
+	}
+	time.Sleep(idle)
+	if err := c.startShim(ctx); err != nil {
+		return err
+	}
+	started := time.Now()
+	if err := c.create(ctx); err != nil {
+		return err
+	}
+	if err := c.start(ctx); err != nil {
+		return err
+	}
+	b.add(r.Name, limitedStart, milliseconds(time.Since(started)))
+	return c.end(ctx)
+}
+
+func limits(_ context.Context, _ oci.Client, _ *containers.Container, s *specs.Spec) error {
+	memory, reservation, quota, pids := int64(64<<20), int64(32<<20), int64(50_000), int64(100)
+	shares, period := uint64(512), uint64(100_000)
+	r := s.Linux.Resources // has the rules for devices
+	r.Memory = &specs.LinuxMemory{Limit: &memory, Swap: &memory, Reservation: &reservation}
+	r.CPU = &specs.LinuxCPU{Shares: &shares, Quota: &quota, Period: &period, Cpus: "0", Mems: "0"}
+	r.Pids = &specs.LinuxPids{Limit: &pids}
+	disks, err := filepath.Glob("/sys/block/*/dev")
+	if err != nil || len(disks) == 0 {
+		return err
+	}
+	number, err := os.ReadFile(disks[0])
+	if err != nil {
+		return err
+	}
+	rate := specs.LinuxThrottleDevice{Rate: 100 << 20}
+	if _, err := fmt.Sscanf(string(number), "%d:%d", &rate.Major, &rate.Minor); err != nil {
+		return fmt.Errorf("%s: %w", disks[0], err)
+	}
+	rates := []specs.LinuxThrottleDevice{rate}
+	r.BlockIO = &specs.LinuxBlockIO{ThrottleReadBpsDevice: rates, ThrottleWriteBpsDevice: rates, ThrottleReadIOPSDevice: rates, ThrottleWriteIOPSDevice: rates}
+	return nil
 }
 
 func (c *container) exec(ctx context.Context) error {

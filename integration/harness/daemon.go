@@ -24,6 +24,7 @@ type Daemon struct {
 	Log     string // containerd's and the shims'
 	Client  *client.Client
 
+	bin   string // directory of containerd, ctr and perhaps a shim
 	level string
 	cmd   *exec.Cmd
 	// Descriptors that containerd and hence its shims inherit, as from a
@@ -39,16 +40,8 @@ var disabledPlugins = []string{
 	"io.containerd.snapshotter.v1.erofs", "io.containerd.snapshotter.v1.zfs",
 }
 
-// StartDaemon starts a containerd that logs at the given level in a directory
-// name below Dir, and waits until it serves.
-func StartDaemon(ctx context.Context, name, level string) (*Daemon, error) {
-	d := &Daemon{Dir: filepath.Join(Dir, name), level: level}
-	d.Address = filepath.Join(d.Dir, "c.sock")
-	d.Log = filepath.Join(d.Dir, "log")
-	if err := os.Mkdir(d.Dir, 0o711); err != nil {
-		return nil, err
-	}
-	config := fmt.Sprintf(`version = 4
+const (
+	config = `version = 4
 root = '%[1]s/root'
 state = '%[1]s/state'
 imports = []
@@ -61,7 +54,45 @@ disabled_plugins = ['%[2]s']
   address = '%[3]s.ttrpc'
 [plugins.'io.containerd.shim.v1.manager']
   socket_dir = '%[1]s/s'
-`, d.Dir, strings.Join(disabledPlugins, "', '"), d.Address)
+`
+	// Of containerd 1.6, of which shims make their sockets in /run/containerd.
+	oldConfig = `version = 2
+root = '%[1]s/root'
+state = '%[1]s/state'
+disabled_plugins = ['%[2]s']
+[plugins.'io.containerd.internal.v1.opt']
+  path = '%[1]s/opt'
+[grpc]
+  address = '%[3]s'
+[ttrpc]
+  address = '%[3]s.ttrpc'
+`
+)
+
+// StartDaemon starts a containerd that logs at the given level in a directory
+// name below Dir, and waits until it serves.
+func StartDaemon(ctx context.Context, name, level string) (*Daemon, error) {
+	return startDaemon(ctx, name, level, filepath.Dir(Bin("containerd")), config)
+}
+
+// OldContainerd is where "make tools" unpacks the one that Debian 12 has.
+func OldContainerd() string {
+	return filepath.Join(filepath.Dir(Bin("containerd")), "debian", "usr", "bin")
+}
+
+// StartOldDaemon starts that one.
+func StartOldDaemon(ctx context.Context, name, level string) (*Daemon, error) {
+	return startDaemon(ctx, name, level, OldContainerd(), oldConfig)
+}
+
+func startDaemon(ctx context.Context, name, level, bin, config string) (*Daemon, error) {
+	d := &Daemon{Dir: filepath.Join(Dir, name), bin: bin, level: level}
+	d.Address = filepath.Join(d.Dir, "c.sock")
+	d.Log = filepath.Join(d.Dir, "log")
+	if err := os.Mkdir(d.Dir, 0o711); err != nil {
+		return nil, err
+	}
+	config = fmt.Sprintf(config, d.Dir, strings.Join(disabledPlugins, "', '"), d.Address)
 	if err := os.WriteFile(d.config(), []byte(config), 0o600); err != nil {
 		return nil, err
 	}
@@ -124,8 +155,8 @@ func (d *Daemon) Start(ctx context.Context) error {
 	}
 	defer func() { _ = ready.Close() }()
 
-	cmd := exec.Command(Bin("containerd"), "--config", d.config(), "--log-level", d.level)
-	cmd.Env = append(os.Environ(), "PATH="+filepath.Dir(Bin("containerd"))+":"+os.Getenv("PATH"), "NOTIFY_SOCKET="+path)
+	cmd := exec.Command(filepath.Join(d.bin, "containerd"), "--config", d.config(), "--log-level", d.level)
+	cmd.Env = append(os.Environ(), "PATH="+d.bin+":"+filepath.Dir(Bin("containerd"))+":"+os.Getenv("PATH"), "NOTIFY_SOCKET="+path)
 	cmd.Stdout, cmd.Stderr = log, log
 	cmd.ExtraFiles = d.stray
 	if err := Start(cmd); err != nil {
@@ -205,5 +236,5 @@ func (d *Daemon) Tail(mark int64) string {
 
 // Ctr is a command line of containerd's own client, as a user would type it.
 func (d *Daemon) Ctr(ctx context.Context, args ...string) *exec.Cmd {
-	return exec.CommandContext(ctx, Bin("ctr"), append([]string{"--address", d.Address, "--namespace", Tag}, args...)...)
+	return exec.CommandContext(ctx, filepath.Join(d.bin, "ctr"), append([]string{"--address", d.Address, "--namespace", Tag}, args...)...)
 }

@@ -176,7 +176,7 @@ type Shim struct {
 	taskv3.TTRPCTaskService
 	Pid     int
 	Answer  *bootapi.BootstrapResult
-	JSON    bool // the answer was JSON, as containerd before 2.3 needs it
+	Plain   bool // the answer was an address and nothing else, as containerd 1.6 needs it
 	Bundle  *Bundle
 	Runtime Runtime
 
@@ -191,7 +191,7 @@ func (p *Peer) Start(ctx context.Context, c Call, b *Bundle) (*Shim, error) {
 		return nil, err
 	}
 	s := &Shim{Bundle: b, Runtime: c.Runtime}
-	if s.Answer, s.JSON, err = parseAnswer(answer); err != nil {
+	if s.Answer, s.Plain, err = parseAnswer(answer); err != nil {
 		return nil, err
 	}
 	return s, s.connect(ctx)
@@ -245,15 +245,16 @@ func (p *Peer) stdin(c Call, b *Bundle) ([]byte, error) {
 	return proto.Marshal(params)
 }
 
-func parseAnswer(answer []byte) (result *bootapi.BootstrapResult, isJSON bool, err error) {
+// ParseAnswer is containerd's, with what versions before 2.3 read instead.
+func parseAnswer(answer []byte) (result *bootapi.BootstrapResult, plain bool, err error) {
 	result = &bootapi.BootstrapResult{}
 	if err := proto.Unmarshal(answer, result); err == nil {
 		return result, false, nil
 	}
-	if err := json.Unmarshal(bytes.TrimSpace(answer), result); err != nil {
-		return nil, false, fmt.Errorf("start answered %q: %w", answer, err)
+	if !bytes.HasPrefix(answer, []byte("unix://")) {
+		return nil, false, fmt.Errorf("start answered %q", answer)
 	}
-	return result, true, nil
+	return &bootapi.BootstrapResult{Version: 2, Address: string(answer), Protocol: "ttrpc"}, true, nil
 }
 
 func (s *Shim) connect(ctx context.Context) error {

@@ -12,7 +12,8 @@ import (
 var loadApplets = []applet{
 	{"memhog", "BYTES [SECONDS]: touch so much memory, say so, hold it", memhog},
 	{"cpuhog", "SECONDS: burn one CPU, print the CPU time it got", cpuhog},
-	{"forkbomb", "COUNT: start so many sleeping children, print how many there could be, end them", forkbomb},
+	{"forkbomb", "COUNT [SECONDS]: start so many sleeping children, print how many there could be, hold and end them", forkbomb},
+	{"direct", "PATH read|write BYTES: past the page cache, print the seconds it took", direct},
 }
 
 func memhog(args []string) int {
@@ -51,9 +52,36 @@ func forkbomb(args []string) int {
 		}
 		children = append(children, cmd)
 	}
+	code := printJSON(map[string]any{"started": len(children), "error": outcome(failure)})
+	time.Sleep(durationArg(args, 1, 0))
 	for _, cmd := range children {
 		_ = cmd.Process.Signal(os.Kill)
 		_ = cmd.Wait()
 	}
-	return printJSON(map[string]any{"started": len(children), "error": outcome(failure)})
+	return code
+}
+
+func direct(args []string) int {
+	const piece = 64 << 10
+	flags, transfer := unix.O_RDONLY, unix.Read
+	if args[1] == "write" {
+		flags, transfer = unix.O_WRONLY, unix.Write
+	}
+	fd, err := unix.Open(args[0], flags|unix.O_DIRECT|unix.O_CLOEXEC, 0)
+	if err != nil {
+		return check(err)
+	}
+	defer unix.Close(fd)
+	buf, err := unix.Mmap(-1, 0, piece, unix.PROT_READ|unix.PROT_WRITE, unix.MAP_PRIVATE|unix.MAP_ANONYMOUS) // aligned
+	if err != nil {
+		return check(err)
+	}
+	started := time.Now()
+	for left := intArg(args, 2, 0); left > 0; left -= piece {
+		if n, err := transfer(fd, buf); err != nil || n != piece {
+			return check(fmt.Errorf("%d of %d bytes: %w", n, piece, err))
+		}
+	}
+	fmt.Println(time.Since(started).Seconds())
+	return 0
 }

@@ -101,7 +101,7 @@ func TestUpdateRollsBack(t *testing.T) {
 	start(t, g, "sleep")
 	rng := rand.New(rand.NewPCG(1, 2))
 	for range 200 {
-		r := randomResources(rng, true)
+		r := randomResources(rng, true, true)
 		if r.CPU != nil {
 			r.CPU.Idle = nil
 		}
@@ -109,7 +109,7 @@ func TestUpdateRollsBack(t *testing.T) {
 			t.Fatalf("%s: %v", describe(r), err)
 		}
 		before := everything(t, g)
-		r = randomResources(rng, true)
+		r = randomResources(rng, true, true)
 		if r.CPU != nil {
 			r.CPU.Idle = nil
 		}

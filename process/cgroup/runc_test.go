@@ -15,7 +15,8 @@ import (
 )
 
 // TestLikeRunc gives the same limits to a container of runc and to a group of
-// ours, many times, and compares all files. RUNC is the path of runc 1.5:
+// ours, and sixty others one after the other, and compares all files each time.
+// RUNC is the path of runc 1.5, if it is not the one that "make tools" builds:
 //
 //	RUNC=/usr/sbin/runc go test -run LikeRunc
 func TestLikeRunc(t *testing.T) {
@@ -26,15 +27,28 @@ func TestLikeRunc(t *testing.T) {
 	})
 }
 
+const updates = 60
+
 func likeRunc(t *testing.T, systemd bool) {
 	needRoot(t)
 	runc := os.Getenv("RUNC")
 	if runc == "" {
-		t.Skip("needs the path of runc in $RUNC")
+		runc = "../../bin/runc"
 	}
+	if _, err := os.Stat(runc); err != nil {
+		t.Skipf("*** NOT COMPARED with runc: %v ***", err)
+	}
+	all := 0 // rounds that came to the end
+	defer func() {
+		t.Logf("%d rounds of %d updates", all, updates)
+		if all < 5 {
+			t.Error("too few")
+		}
+	}()
 	for round := range 10 {
 		rng := rand.New(rand.NewPCG(uint64(round), 1))
-		r := randomResources(rng, false)
+		idle := round%3 == 2 // after which shares are refused, by the kernel
+		r := randomResources(rng, false, idle)
 		theirs := newRuncContainer(t, runc, r, systemd)
 		var ours *Group
 		if systemd {
@@ -60,8 +74,8 @@ func likeRunc(t *testing.T, systemd bool) {
 		for _, d := range ours.dirs {
 			equal(t, fmt.Sprintf("runc's group in %v", d.Controllers), where[strings.Join(d.Controllers, ",")], theirs.group.dirs[0].Path)
 		}
-		for range 60 {
-			r := randomResources(rng, true)
+		for i := range updates {
+			r := randomResources(rng, true, idle)
 			history = append(history, describe(r))
 			before := everything(t, ours)
 			want := theirs.update(r)
@@ -79,6 +93,9 @@ func likeRunc(t *testing.T, systemd bool) {
 			}
 			if compare(t, history, ours, theirs.group) {
 				t.FailNow()
+			}
+			if i == updates-1 {
+				all++
 			}
 		}
 		ok(t, ours.Kill())
@@ -115,7 +132,7 @@ func compare(t *testing.T, history []string, ours, theirs *Group) (different boo
 func some[T any](rng *rand.Rand, from ...T) T { return from[rng.IntN(len(from))] }
 
 // randomResources are limits that the machine takes, mostly.
-func randomResources(rng *rand.Rand, update bool) *specs.LinuxResources {
+func randomResources(rng *rand.Rand, update, idle bool) *specs.LinuxResources {
 	r := &specs.LinuxResources{}
 	maybe := func(f func()) {
 		if rng.IntN(3) > 0 {
@@ -152,7 +169,7 @@ func randomResources(rng *rand.Rand, update bool) *specs.LinuxResources {
 		})
 		maybe(func() { r.CPU.Cpus = some(rng, "0", "0-1", "1") })
 		maybe(func() { r.CPU.Mems = "0" })
-		if r.CPU.Shares == nil && rng.IntN(10) == 0 {
+		if idle && r.CPU.Shares == nil && rng.IntN(10) == 0 {
 			n := some[int64](rng, 0, 1)
 			r.CPU.Idle = &n
 		}

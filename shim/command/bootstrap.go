@@ -121,15 +121,15 @@ func decodeParams(message []byte) (p bootstrap, extensions []extension, err erro
 
 // answer is what the caller of this protocol understands. A BootstrapResult
 // says that we serve version 3 of the task API. Callers of the older protocol
-// are 1.7, which refuses anything above 2, and 2.0 to 2.2, which take 2 or 3,
-// and nothing they send tells one from the other (MAX_SHIM_VERSION is always
-// 2). All of them work with 2; what 3 adds, members of a pod that are attached
-// without running us, saves a start and loses the `delete` that cleans them up.
+// are containerd 1.6, to which all that we print is the address; 1.7, which
+// would also read JSON, but refuses versions above 2; and 2.0 to 2.2, which take
+// 2 or 3. Nothing they send tells one from the other, and all of them take a
+// bare address for a socket of version 2; what 3 adds, members of a pod that are
+// attached without running us, saves a start and loses the `delete` that cleans
+// them up.
 func (p bootstrap) answer(address string) []byte {
 	if p.legacy {
-		// A socket path needs escapes only for characters that no directory
-		// of containerd's has; %q agrees with JSON on all others.
-		return fmt.Appendf(nil, `{"version":2,"address":%q,"protocol":"ttrpc"}`, address)
+		return []byte(address)
 	}
 	b := wire.AppendVarint(nil, 1, 3)
 	b = wire.AppendBytes(b, 2, address)

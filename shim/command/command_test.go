@@ -199,22 +199,11 @@ func TestAnswer(t *testing.T) {
 	if want := (&bootapi.BootstrapResult{Version: 3, Address: "unix:///run/s/x", Protocol: "ttrpc"}); !proto.Equal(&result, want) {
 		t.Errorf("got %v, want %v", &result, want)
 	}
-	// As containerd 1.7 and 2.0 to 2.2 decode it, and what 1.7 accepts.
-	var older struct {
-		Version  int    `json:"version"`
-		Address  string `json:"address"`
-		Protocol string `json:"protocol"`
-	}
-	answer := bootstrap{legacy: true}.answer("unix:///run/ä b/x")
-	if err := json.Unmarshal(answer, &older); err != nil {
-		t.Fatal(err)
-	}
-	if older.Version != 2 || older.Address != "unix:///run/ä b/x" || older.Protocol != "ttrpc" {
-		t.Errorf("got %+v", older)
-	}
-	// Newer ones would try protobuf first.
-	if proto.Unmarshal(answer, &result) == nil {
-		t.Error("the JSON answer is valid protobuf")
+	// Containerd 1.6 takes all of it for the address; 1.7 to 2.2 do when it is no
+	// JSON, newer ones when it is no protobuf either.
+	answer := bootstrap{legacy: true}.answer("unix:///run/s/x")
+	if string(answer) != "unix:///run/s/x" || json.Valid(answer) || proto.Unmarshal(answer, &result) == nil {
+		t.Errorf("got %q", answer)
 	}
 }
 
