@@ -196,7 +196,10 @@ func (m *making) furnish(ctx context.Context) error {
 	if err := m.writeTimeOffsets(m.init.PID); err != nil {
 		return err
 	}
-	if err := setProcess(m.init.PID, m.spec.Process); err != nil {
+	if err := setLimits(m.init.PID, m.spec.Process); err != nil {
+		return err
+	}
+	if err := setScheduler(m.init.PID, m.spec.Process.Scheduler); err != nil {
 		return err
 	}
 	// The file system and the cgroup wait for different things of the kernel.

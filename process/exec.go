@@ -155,8 +155,16 @@ func (c *Container) enter(ctx context.Context, e entry, open func() (cgroup.Join
 			err = errors.Join(err, l.Kill())
 		}
 	}()
-	l.answer = func(plan.Report) error { return c.takeListener(ctx, l, specs.StateRunning) }
-	if err := setProcess(l.PID(), e.process); err != nil {
+	l.answer = func(r plan.Report) error {
+		if r == plan.Listener {
+			return c.takeListener(ctx, l, specs.StateRunning)
+		}
+		if err := setScheduler(l.PID(), e.process.Scheduler); err != nil {
+			return err
+		}
+		return l.Go([]byte{1})
+	}
+	if err := setLimits(l.PID(), e.process); err != nil {
 		return nil, err
 	}
 	if err := l.Go(homeVariable(e.root, e.process), e.terminal...); err != nil {

@@ -69,7 +69,7 @@ func checkProcess(p *specs.Process, field string) error {
 			return Invalid(field+".ioPriority.priority", "%d is not between 0 and 7", io.Priority)
 		}
 	}
-	return nil
+	return checkAffinity(p.ExecCPUAffinity, field+".execCPUAffinity")
 }
 
 func checkString(field, s string) error {
