@@ -170,8 +170,15 @@ func (c *Container) streamRequest(p *Process) stdio.Request {
 	if r.UID == 0 && r.GID == 0 {
 		r.UID, r.GID = hostID(c.spec.Linux.UIDMappings, p.spec.User.UID), -1
 	}
-	r.Copy = p.spec.SelinuxLabel != ""
+	r.Copy = p.spec.SelinuxLabel != "" || !letsFIFOs(p.spec.ApparmorProfile)
 	return r
+}
+
+// letsFIFOs says whether processes with an AppArmor profile can use a FIFO of the
+// host, which is checked for every descriptor that is inherited: the default
+// profiles of container engines allow all files; of others nobody knows.
+func letsFIFOs(profile string) bool {
+	return slices.Contains([]string{"", "unconfined", "cri-containerd.apparmor.d", "docker-default", "nerdctl-default"}, profile)
 }
 
 // userNamespace opens a user namespace with the mappings, or the container's.

@@ -2,6 +2,7 @@ package spec
 
 import (
 	"fmt"
+	"slices"
 	"strconv"
 	"strings"
 
@@ -101,6 +102,19 @@ func MemoryPolicy(p *specs.LinuxMemoryPolicy) (mode uint32, nodes []byte) {
 		nodes, _ = parseList(p.Nodes, maxNodes)
 	}
 	return mode, nodes
+}
+
+// MemoryPolicyNames are the modes and flags that there are.
+func MemoryPolicyNames() (modes, flags []string) {
+	for name := range memoryModes {
+		modes = append(modes, string(name))
+	}
+	for name := range memoryFlags {
+		flags = append(flags, string(name))
+	}
+	slices.Sort(modes)
+	slices.Sort(flags)
+	return modes, flags
 }
 
 func checkMemoryPolicy(p *specs.LinuxMemoryPolicy) error {
