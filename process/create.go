@@ -150,7 +150,7 @@ func compile(config Config) (*Container, cgroup.Location, *plan.Create, error) {
 	if c.filter, err = filters.Compile(s.Linux.Seccomp); err != nil {
 		return fail(fmt.Errorf("%w: %w", spec.ErrInvalid, err))
 	}
-	if err := checkFilter(c.filter); err != nil {
+	if err := errors.Join(checkFilter(c.filter), checkLabels(s.Process)); err != nil {
 		return fail(err)
 	}
 	location, err := cgroup.Resolve(s.Linux.CgroupsPath, c.ID, c.SystemdCgroup)

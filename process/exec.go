@@ -23,6 +23,10 @@ import (
 // Exec adds a process to the container, which is not started yet.
 func (c *Container) Exec(id string, spec *specs.Process, request stdio.Request) (*Process, error) {
 	spec.Terminal = request.Terminal
+	c.spec.Inherit(spec)
+	if err := checkLabels(spec); err != nil {
+		return nil, err
+	}
 	p := &Process{ID: id, Container: c, Stdio: request, spec: spec, exited: make(chan struct{})}
 	err := c.allow(Exec, func() error {
 		if _, ok := c.execs[id]; ok {

@@ -81,7 +81,7 @@ func TestExecCPUAffinity(t *testing.T) {
 		{nil, "Cpus_allowed_list 0"}, // the container's
 		{&specs.CPUAffinity{Final: "1"}, "Cpus_allowed_list 1"},
 		{&specs.CPUAffinity{Initial: "0-1", Final: "0,1"}, "Cpus_allowed_list 0-1"},
-		{&specs.CPUAffinity{Initial: "1"}, every},
+		{&specs.CPUAffinity{Initial: "1"}, "Cpus_allowed_list 1"},
 	} {
 		p := &specs.Process{Cwd: "/", Args: []string{"/test", "status", "Cpus_allowed_list"}, Env: []string{"INSIDE=1"}, ExecCPUAffinity: test.affinity}
 		if got := strings.TrimSpace(execOutput(t, c, p)); got != test.want {

@@ -20,9 +20,6 @@ func NewExec(c *spec.Container, id string, process *specs.Process, filter *secco
 
 	affinity := process.ExecCPUAffinity
 	if affinity == nil {
-		affinity = c.Process.ExecCPUAffinity
-	}
-	if affinity == nil {
 		affinity = &specs.CPUAffinity{}
 	}
 
@@ -38,9 +35,10 @@ func NewExec(c *spec.Container, id string, process *specs.Process, filter *secco
 		b.clone(0, nil, true, "into the cgroup")
 		b.report(Cloned)
 	}
-	if affinity.Final != "" {
+	switch {
+	case affinity.Final != "":
 		b.affinity(affinity.Final, "process.execCPUAffinity.final")
-	} else {
+	case affinity.Initial == "": // else it is left to the kernel what becomes of that
 		b.affinity("", "")
 	}
 	b.enterContainer(c)
