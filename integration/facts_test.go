@@ -52,12 +52,14 @@ func (f facts) addJSON(name, text string) error {
 // given in turn.
 type neutral struct{ replace []func(string) string }
 
-func newNeutral(b *box) neutral {
+func newNeutral(b *box) neutral { return neutralFor(b.c.ID()) }
+
+func neutralFor(id string) neutral {
 	var n neutral
 	// The directory may be a bind mount, and mountinfo tell its other name.
 	dir := regexp.MustCompile(`[^\s,=:]*/` + filepath.Base(harness.Dir) + `\b`)
 	n.replace = append(n.replace, func(s string) string { return dir.ReplaceAllString(s, "RUN") })
-	for _, r := range [][2]string{{b.c.ID(), "ID"}, {harness.Tag, "TAG"}} {
+	for _, r := range [][2]string{{id, "ID"}, {harness.Tag, "TAG"}} {
 		n.replace = append(n.replace, func(s string) string { return strings.ReplaceAll(s, r[0], r[1]) })
 	}
 	for _, r := range numbered {
@@ -75,6 +77,7 @@ var numbered = []struct {
 	{regexp.MustCompile(`\b(pipe|socket|user|mnt|pid|net|ipc|uts|cgroup|time):\[\d+\]`), "$1:[N]"},
 	{regexp.MustCompile(`/fifo/\d+/`), "/fifo/N/"},
 	{regexp.MustCompile(`\bRUN/t\d+`), "RUN/t"},
+	{regexp.MustCompile(`\bRUN/p\d+`), "RUN/p"},
 	{regexp.MustCompile(`/ovl-idmapped\d+/`), "/ovl-idmapped/"},
 }
 

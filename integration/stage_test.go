@@ -32,24 +32,27 @@ type stage struct {
 
 func eachPeer(t *testing.T, test func(s *stage)) {
 	t.Helper()
-	forRuntimes(t, func(t *testing.T, r harness.Runtime) {
-		root, err := shared.baseRoot()
-		if err != nil {
-			t.Fatal(err)
+	forRuntimes(t, func(t *testing.T, r harness.Runtime) { test(newStage(t, r)) })
+}
+
+func newStage(t *testing.T, r harness.Runtime) *stage {
+	t.Helper()
+	root, err := shared.baseRoot()
+	if err != nil {
+		t.Fatal(err)
+	}
+	peer, err := harness.NewPeer(fmt.Sprint("p", serial.Add(1)))
+	if err != nil {
+		t.Fatal(err)
+	}
+	peer.Debug = true
+	t.Cleanup(func() {
+		if err := peer.Close(); err != nil {
+			t.Error(err)
 		}
-		peer, err := harness.NewPeer(fmt.Sprint("p", serial.Add(1)))
-		if err != nil {
-			t.Fatal(err)
-		}
-		peer.Debug = true
-		t.Cleanup(func() {
-			if err := peer.Close(); err != nil {
-				t.Error(err)
-			}
-		})
-		e := newEnv(t, r, peer.SocketDir(), filepath.Join(peer.Dir, "b"))
-		test(&stage{env: e, peer: peer, root: root})
 	})
+	e := newEnv(t, r, peer.SocketDir(), filepath.Join(peer.Dir, "b"))
+	return &stage{env: e, peer: peer, root: root}
 }
 
 // Task is one container of a shim, by the shim's own calls.

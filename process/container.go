@@ -363,7 +363,7 @@ func (c *Container) destroy(ctx context.Context) error {
 	if err := c.group.Kill(); err != nil {
 		log.L.WithError(err).Warnf("kill the processes of %s", c.ID)
 	}
-	if err := c.group.Delete(ctx); err != nil {
+	if err := errors.Join(c.group.Delete(ctx), c.record.RDT.Delete()); err != nil {
 		return fmt.Errorf("delete container %s: %w", c.ID, err)
 	}
 	if err := c.runHooks(ctx, poststop, specs.StateStopped); err != nil {

@@ -6,6 +6,8 @@ import (
 	"fmt"
 	"os"
 	"path/filepath"
+	"slices"
+	"strings"
 
 	"github.com/containerd/log"
 	"github.com/opencontainers/runtime-spec/specs-go"
@@ -16,6 +18,7 @@ import (
 	"github.com/myshim/myshim/process/kernel"
 	"github.com/myshim/myshim/process/launch"
 	"github.com/myshim/myshim/process/plan"
+	"github.com/myshim/myshim/process/rdt"
 	"github.com/myshim/myshim/process/script"
 	"github.com/myshim/myshim/process/seccomp"
 	"github.com/myshim/myshim/process/spec"
@@ -54,6 +57,13 @@ func Create(ctx context.Context, config Config) (_ *Container, err error) {
 		return nil, err
 	}
 	undo.add(func() error { return c.group.Delete(context.WithoutCancel(ctx)) })
+
+	if r := c.spec.Linux.IntelRdt; r != nil {
+		if err := c.createRDT(r); err != nil {
+			return nil, err
+		}
+		undo.add(c.record.RDT.Delete)
+	}
 
 	// After a failure the hooks that undo what others did run too; they come
 	// last, as at a deletion.
@@ -96,6 +106,18 @@ func (c *Container) createGroup(ctx context.Context, l cgroup.Location) (*cgroup
 	return cgroup.CreateScope(ctx, l, resources, c.spec.Annotations, holdProcess)
 }
 
+// createRDT makes the container's group of Intel's RDT.
+func (c *Container) createRDT(r *specs.LinuxIntelRdt) error {
+	root, err := rdt.Root()
+	if err != nil {
+		return err
+	}
+	if c.record.RDT, err = rdt.Create(root, c.ID, r); err != nil {
+		return err
+	}
+	return c.record.write()
+}
+
 // holdProcess starts a process that does nothing but wait.
 func holdProcess() (pid int, release func(), err error) {
 	s := script.New()
@@ -128,6 +150,9 @@ func compile(config Config) (*Container, cgroup.Location, *plan.Create, error) {
 	if c.filter, err = filters.Compile(s.Linux.Seccomp); err != nil {
 		return fail(fmt.Errorf("%w: %w", spec.ErrInvalid, err))
 	}
+	if err := errors.Join(checkFilter(c.filter), checkLabels(s.Process)); err != nil {
+		return fail(err)
+	}
 	location, err := cgroup.Resolve(s.Linux.CgroupsPath, c.ID, c.SystemdCgroup)
 	if errors.Is(err, cgroup.ErrInvalid) {
 		err = fmt.Errorf("%w: %w", spec.ErrInvalid, err)
@@ -144,6 +169,21 @@ func compile(config Config) (*Container, cgroup.Location, *plan.Create, error) {
 		RootMounts: c.RootMounts, Null: config.Stdio.Null(),
 	})
 	return c, location, p, err
+}
+
+// checkFilter refuses flags that this kernel does not know.
+func checkFilter(f *seccomp.Filter) error {
+	if f == nil {
+		return nil
+	}
+	known, err := kernel.SeccompFlags()
+	if err != nil {
+		return fmt.Errorf("linux.seccomp.flags: %w", err)
+	}
+	if f.Flags&^known != 0 {
+		return spec.Invalid("linux.seccomp.flags", "of these this kernel only knows %s", strings.Join(seccomp.FlagNames(known), ", "))
+	}
+	return nil
 }
 
 // making is a container while it is made.
@@ -193,10 +233,13 @@ func (m *making) furnish(ctx context.Context) error {
 		return err
 	}
 	m.Init.run(m.init)
+	if err := errors.Join(m.record.RDT.Join(m.init.PID), m.moveDevices()); err != nil {
+		return err
+	}
 	if err := m.writeTimeOffsets(m.init.PID); err != nil {
 		return err
 	}
-	if err := setProcess(m.init.PID, m.spec.Process); err != nil {
+	if err := setLimits(m.init.PID, m.spec.Process); err != nil {
 		return err
 	}
 	// The file system and the cgroup wait for different things of the kernel.
@@ -207,6 +250,10 @@ func (m *making) furnish(ctx context.Context) error {
 		defer slave.Close()
 	}
 	if err = errors.Join(err, <-limited); err != nil {
+		return err
+	}
+	// A cgroup of v1 first needs its share of the time for realtime policies.
+	if err := setScheduler(m.init.PID, m.spec.Process.Scheduler); err != nil {
 		return err
 	}
 	for _, stage := range []hookStage{prestart, createRuntime, createContainer} {
@@ -226,6 +273,15 @@ func (m *making) limit() error {
 	if err := m.group.Set(m.spec.Linux); err != nil {
 		return err
 	}
+	if m.delegates() {
+		owner, err := m.owner(m.init.PID)
+		if err != nil {
+			return err
+		}
+		if err := m.group.Delegate(owner.uid); err != nil {
+			return err
+		}
+	}
 	if err := m.group.WatchOOM(func(kills uint64) {
 		for range kills {
 			m.emit(OutOfMemory, m.Init)
@@ -234,6 +290,16 @@ func (m *making) limit() error {
 		return err
 	}
 	return m.record.made(m.init.PID)
+}
+
+// delegates says whether the root of the container's user namespace manages
+// cgroups of its own: it has a cgroup namespace, and a mount of that which it can
+// write to.
+func (m *making) delegates() bool {
+	return m.spec.Has(specs.UserNamespace) && m.spec.New(specs.CgroupNamespace) &&
+		slices.ContainsFunc(m.spec.Mounts, func(mount specs.Mount) bool {
+			return (mount.Type == "cgroup" || mount.Type == "cgroup2") && !slices.Contains(mount.Options, "ro")
+		})
 }
 
 // build puts the file system together, in the init's mount namespace, and opens

@@ -23,6 +23,10 @@ import (
 // Exec adds a process to the container, which is not started yet.
 func (c *Container) Exec(id string, spec *specs.Process, request stdio.Request) (*Process, error) {
 	spec.Terminal = request.Terminal
+	c.spec.Inherit(spec)
+	if err := checkLabels(spec); err != nil {
+		return nil, err
+	}
 	p := &Process{ID: id, Container: c, Stdio: request, spec: spec, exited: make(chan struct{})}
 	err := c.allow(Exec, func() error {
 		if _, ok := c.execs[id]; ok {
@@ -155,8 +159,16 @@ func (c *Container) enter(ctx context.Context, e entry, open func() (cgroup.Join
 			err = errors.Join(err, l.Kill())
 		}
 	}()
-	l.answer = func(plan.Report) error { return c.takeListener(ctx, l, specs.StateRunning) }
-	if err := setProcess(l.PID(), e.process); err != nil {
+	l.answer = func(r plan.Report) error {
+		if r == plan.Listener {
+			return c.takeListener(ctx, l, specs.StateRunning)
+		}
+		if err := setScheduler(l.PID(), e.process.Scheduler); err != nil {
+			return err
+		}
+		return l.Go([]byte{1})
+	}
+	if err := errors.Join(c.record.RDT.Join(l.PID()), setLimits(l.PID(), e.process)); err != nil {
 		return nil, err
 	}
 	if err := l.Go(homeVariable(e.root, e.process), e.terminal...); err != nil {

@@ -8,14 +8,20 @@ import (
 
 	"github.com/myshim/myshim/mounts"
 	"github.com/myshim/myshim/process/caps"
+	"github.com/myshim/myshim/process/kernel"
 	"github.com/myshim/myshim/process/plan"
 	"github.com/myshim/myshim/process/seccomp"
+	"github.com/myshim/myshim/process/spec"
 )
 
 // Features is what this runtime can do, in the words of the OCI
 // (features-linux.md).
 func Features() *features.Features {
 	yes, no := true, false
+	filters := seccomp.Features()
+	if known, err := kernel.SeccompFlags(); err == nil {
+		filters.SupportedFlags = seccomp.FlagNames(known)
+	}
 	return &features.Features{
 		OCIVersionMin: "1.0.0",
 		OCIVersionMax: specs.Version,
@@ -28,17 +34,22 @@ func Features() *features.Features {
 			Namespaces:   namespaceNames(),
 			Capabilities: capabilityNames(),
 			Cgroup:       &features.Cgroup{V1: &yes, V2: &yes, Systemd: &yes, SystemdUser: &no, Rdma: &yes},
-			Seccomp:      seccomp.Features(),
+			Seccomp:      filters,
 			Apparmor:     &features.Apparmor{Enabled: &yes},
 			Selinux:      &features.Selinux{Enabled: &yes},
-			IntelRdt:     &features.IntelRdt{Enabled: &no},
+			IntelRdt:     &features.IntelRdt{Enabled: &yes, Schemata: &yes, Monitoring: &yes},
 			MountExtensions: &features.MountExtensions{
 				IDMap: &features.IDMap{Enabled: &yes},
 			},
-			NetDevices:   &features.NetDevices{Enabled: &no},
-			MemoryPolicy: &features.MemoryPolicy{},
+			NetDevices:   &features.NetDevices{Enabled: &yes},
+			MemoryPolicy: memoryPolicy(),
 		},
 	}
+}
+
+func memoryPolicy() *features.MemoryPolicy {
+	modes, flags := spec.MemoryPolicyNames()
+	return &features.MemoryPolicy{Modes: modes, Flags: flags}
 }
 
 func namespaceNames() []string {

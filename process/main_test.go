@@ -75,6 +75,11 @@ var inside = map[string]func(args []string) int{
 		fmt.Fprintln(console, "console")
 		return 0
 	},
+	"scheduler": func([]string) int { // of the first thread: a policy may not be for those that it makes
+		policy, _, _ := unix.Syscall(unix.SYS_SCHED_GETSCHEDULER, uintptr(os.Getpid()), 0, 0)
+		fmt.Println(policy)
+		return 0
+	},
 	"env": func([]string) int { fmt.Println(strings.Join(os.Environ(), "\n")); return 0 },
 }
 

@@ -15,6 +15,7 @@ import (
 	"github.com/opencontainers/runtime-spec/specs-go"
 
 	"github.com/myshim/myshim/process/cgroup"
+	"github.com/myshim/myshim/process/rdt"
 	"github.com/myshim/myshim/process/spec"
 )
 
@@ -31,6 +32,7 @@ type record struct {
 	Shim      identity        `json:"shim"`
 	PID       int             `json:"pid,omitempty"` // of the init
 	Cgroup    cgroup.Location `json:"cgroup"`
+	RDT       *rdt.Group      `json:"rdt,omitempty"`
 	Exit      *ExitStatus     `json:"exit,omitempty"`
 
 	path string
@@ -152,7 +154,7 @@ func (r *record) cleanup(ctx context.Context) error {
 	if err != nil {
 		return err
 	}
-	if err := errors.Join(group.Kill(), group.Delete(ctx)); err != nil {
+	if err := errors.Join(group.Kill(), group.Delete(ctx), r.RDT.Delete()); err != nil {
 		return fmt.Errorf("clean up container %s: %w", r.ID, err)
 	}
 	bundle := filepath.Dir(r.path)

@@ -20,25 +20,13 @@ import (
 // ownCapabilities are those that this process can hand to a container.
 var ownCapabilities = sync.OnceValues(caps.Own)
 
-// setProcess sets what a parent sets of its child: what takes rights that the
-// child does not have in a user namespace.
-func setProcess(pid int, p *specs.Process) error {
+// setLimits and setScheduler set what a parent sets of its child: what takes
+// rights that the child does not have in a user namespace.
+func setLimits(pid int, p *specs.Process) error {
 	for i, r := range p.Rlimits {
 		limit := unix.Rlimit{Cur: r.Soft, Max: r.Hard}
 		if err := unix.Prlimit(pid, spec.Rlimits[r.Type], &limit, nil); err != nil {
 			return fmt.Errorf("process.rlimits[%d]: set %s to %d:%d: %w", i, r.Type, r.Soft, r.Hard, err)
-		}
-	}
-	if s := p.Scheduler; s != nil {
-		attr := unix.SchedAttr{
-			Size: unix.SizeofSchedAttr, Policy: spec.SchedulerPolicies[s.Policy], Nice: s.Nice, Priority: uint32(s.Priority),
-			Runtime: s.Runtime, Deadline: s.Deadline, Period: s.Period,
-		}
-		for _, flag := range s.Flags {
-			attr.Flags |= spec.SchedulerFlags[flag]
-		}
-		if err := unix.SchedSetAttr(pid, &attr, 0); err != nil {
-			return fmt.Errorf("process.scheduler: %s: %w", s.Policy, err)
 		}
 	}
 	if io := p.IOPriority; io != nil {
@@ -47,6 +35,25 @@ func setProcess(pid int, p *specs.Process) error {
 		if _, _, errno := unix.Syscall(unix.SYS_IOPRIO_SET, whoProcess, uintptr(pid), uintptr(value)); errno != 0 {
 			return fmt.Errorf("process.ioPriority: %s, %d: %w", io.Class, io.Priority, errno)
 		}
+	}
+	return nil
+}
+
+// setScheduler comes after the last clone of the process: one with a deadline
+// must not clone, and SCHED_FLAG_RESET_ON_FORK would be for the clone.
+func setScheduler(pid int, s *specs.Scheduler) error {
+	if s == nil {
+		return nil
+	}
+	attr := unix.SchedAttr{
+		Size: unix.SizeofSchedAttr, Policy: spec.SchedulerPolicies[s.Policy], Nice: s.Nice, Priority: uint32(s.Priority),
+		Runtime: s.Runtime, Deadline: s.Deadline, Period: s.Period,
+	}
+	for _, flag := range s.Flags {
+		attr.Flags |= spec.SchedulerFlags[flag]
+	}
+	if err := unix.SchedSetAttr(pid, &attr, 0); err != nil {
+		return fmt.Errorf("process.scheduler: %s: %w", s.Policy, err)
 	}
 	return nil
 }
@@ -163,8 +170,15 @@ func (c *Container) streamRequest(p *Process) stdio.Request {
 	if r.UID == 0 && r.GID == 0 {
 		r.UID, r.GID = hostID(c.spec.Linux.UIDMappings, p.spec.User.UID), -1
 	}
-	r.Copy = p.spec.SelinuxLabel != ""
+	r.Copy = p.spec.SelinuxLabel != "" || !letsFIFOs(p.spec.ApparmorProfile)
 	return r
+}
+
+// letsFIFOs says whether processes with an AppArmor profile can use a FIFO of the
+// host, which is checked for every descriptor that is inherited: the default
+// profiles of container engines allow all files; of others nobody knows.
+func letsFIFOs(profile string) bool {
+	return slices.Contains([]string{"", "unconfined", "cri-containerd.apparmor.d", "docker-default", "nerdctl-default"}, profile)
 }
 
 // userNamespace opens a user namespace with the mappings, or the container's.

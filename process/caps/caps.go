@@ -33,7 +33,7 @@ func Parse(c *specs.LinuxCapabilities, available uint64) (s Sets, warnings []str
 		{&s.Ambient, c.Ambient},
 	} {
 		for _, name := range set.names {
-			bit := known[strings.ToUpper(name)] & available
+			bit := known[name] & available
 			if bit == 0 && !unknown[name] {
 				unknown[name] = true
 				warnings = append(warnings, fmt.Sprintf("process.capabilities: %s is not available here, ignored", name))

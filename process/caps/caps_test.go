@@ -11,7 +11,7 @@ func TestParse(t *testing.T) {
 	const chown, kill, admin = 1 << unix.CAP_CHOWN, 1 << unix.CAP_KILL, 1 << unix.CAP_SYS_ADMIN
 	got, warnings := Parse(&specs.LinuxCapabilities{
 		Bounding:    []string{"CAP_CHOWN", "CAP_KILL", "CAP_SYS_ADMIN", "CAP_NEW"},
-		Effective:   []string{"cap_chown"},
+		Effective:   []string{"CAP_CHOWN"},
 		Permitted:   []string{"CAP_CHOWN", "CAP_NEW"},
 		Inheritable: []string{"CAP_SYS_ADMIN"},
 		Ambient:     nil,

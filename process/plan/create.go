@@ -54,6 +54,7 @@ func NewCreate(c *spec.Container, id string, filter *seccomp.Filter, host Host, 
 	b.joinNamespaces(c)
 	b.makeNamespaces(c, host.CgroupDir && !early)
 	b.closeFrom(script.ScriptFD, "those were for the clone")
+	b.affinity("", "")
 
 	if c.New(specs.UserNamespace) {
 		b.report(Mappings)
@@ -91,6 +92,7 @@ func NewCreate(c *spec.Container, id string, filter *seccomp.Filter, host Host, 
 	b.person(c.Linux)
 	b.credentials()
 	b.lookup()
+	b.confine()
 	b.report(Ready)
 	b.Wait()
 	b.execute()

@@ -53,16 +53,40 @@ func (b *builder) person(linux *specs.Linux) {
 			b.Warnings = append(b.Warnings, at("linux.personality.flags: %s is ignored", flag))
 		}
 	}
+	if p := linux.MemoryPolicy; p != nil {
+		mode, nodes := spec.MemoryPolicy(p)
+		mask := script.Null
+		if len(nodes) > 0 {
+			mask = b.Bytes(nodes, p.Nodes)
+		}
+		// One bit more than there are: the kernel takes one off again.
+		b.Add(script.SetMempolicy, script.Flags(mode, string(p.Mode)), mask, script.Int(8*len(nodes)+1)).For("linux.memoryPolicy")
+	}
+}
+
+// affinity lets the process run on these CPUs, or, if nothing is said, on all
+// that its cgroup has: those of the shim are none of the container's, and a
+// cpuset does not widen what is asked for once (Linux 6.2).
+func (b *builder) affinity(list, field string) {
+	mask, text := spec.EveryCPU(), "all"
+	if list != "" {
+		mask, text = spec.CPUs(list), list
+	}
+	step := b.Add(script.SchedAffinity, script.Int(0), script.Int(len(mask)), b.Bytes(mask, "{"+text+"}"))
+	if field != "" {
+		step.For(field)
+		return
+	}
+	step.Allow(unix.EPERM).Because("and not just where the shim may run")
 }
 
 // credentials gives up privileges: it takes on the user, the groups and the
-// capabilities of the process, and its working directory.
+// capabilities of the process, and its working directory. What is left of them
+// is what confine needs.
 func (b *builder) credentials() {
 	p := b.process
 	if p.NoNewPrivileges {
 		b.prctl(unix.PR_SET_NO_NEW_PRIVS, "PR_SET_NO_NEW_PRIVS", 1).For("process.noNewPrivileges")
-	} else {
-		b.seccomp() // later it would not be allowed; see execute
 	}
 	// First as root, who may be let in where the user is not; the user is let
 	// in where, on NFS, root is not.
@@ -70,17 +94,16 @@ func (b *builder) credentials() {
 	b.Set(entered, script.Int(-1))
 	b.chdir(entered, unix.EACCES)
 
-	var sets *caps.Sets
+	available := b.host.Capabilities
+	if b.userns {
+		available = caps.All()
+	}
 	if p.Capabilities != nil {
-		available := b.host.Capabilities
-		if b.userns {
-			available = caps.All()
-		}
 		parsed, warnings := caps.Parse(p.Capabilities, available)
 		b.Warnings = append(b.Warnings, warnings...)
-		sets = &parsed
+		b.sets = &parsed
 		for c := range caps.Last(available) + 1 {
-			if sets.Bounding&(1<<c) == 0 {
+			if b.sets.Bounding&(1<<c) == 0 {
 				b.prctl(unix.PR_CAPBSET_DROP, "PR_CAPBSET_DROP", uint64(c), caps.Name(c)).
 					Allow(unix.EINVAL) // unknown to this kernel
 			}
@@ -95,9 +118,7 @@ func (b *builder) credentials() {
 	b.Place(there)
 
 	b.prctl(unix.PR_SET_KEEPCAPS, "PR_SET_KEEPCAPS", 0)
-	if sets != nil {
-		b.capset(sets)
-	}
+	b.capabilities(available)
 	umask := uint32(0o022)
 	if p.User.Umask != nil {
 		umask = *p.User.Umask
@@ -130,7 +151,51 @@ func (b *builder) user(u *specs.User) {
 	b.Add(script.Setresuid, uid, uid, uid).For("process.user.uid")
 }
 
-func (b *builder) capset(s *caps.Sets) {
+// capabilities takes on those of the process, and with them CAP_SYS_ADMIN if it
+// takes that to load the filter; see confine.
+func (b *builder) capabilities(available uint64) {
+	const admin = 1 << unix.CAP_SYS_ADMIN
+	if b.sets == nil && b.process.User.UID != 0 {
+		b.sets = &caps.Sets{} // what execve leaves to a user
+	}
+	if b.sets == nil {
+		return
+	}
+	now := *b.sets
+	if b.filter != nil && !b.process.NoNewPrivileges && now.Effective&admin == 0 {
+		b.loader = true
+		now.Effective |= available & admin
+		now.Permitted |= available & admin
+	}
+	b.capset(&now)
+	const raise, clearAll = unix.PR_CAP_AMBIENT_RAISE, unix.PR_CAP_AMBIENT_CLEAR_ALL
+	zero := script.Int(0)
+	ambient := script.Flags(unix.PR_CAP_AMBIENT, "PR_CAP_AMBIENT")
+	b.Add(script.Prctl, ambient, script.Flags(clearAll, "PR_CAP_AMBIENT_CLEAR_ALL"), zero, zero, zero)
+	for c := range caps.Last(b.sets.Ambient) + 1 {
+		if b.sets.Ambient&(1<<c) != 0 {
+			// As with runc, one that is not permitted and inheritable is left out.
+			b.Add(script.Prctl, ambient, script.Flags(raise, "PR_CAP_AMBIENT_RAISE"), script.Flags(uint64(c), caps.Name(c)), zero, zero).
+				Allow(unix.EPERM)
+		}
+	}
+}
+
+// confine loads the filter of a process without no_new_privs, which takes a
+// privilege, and gives that up. From here on every call is filtered: nothing
+// is left to do than what nobody does without, so profiles from before openat2
+// and faccessat2 are no obstacle.
+func (b *builder) confine() {
+	if b.process.NoNewPrivileges {
+		return // see execute
+	}
+	b.seccomp()
+	if b.loader {
+		b.capset(b.sets).Because("CAP_SYS_ADMIN was for the filter")
+	}
+}
+
+func (b *builder) capset(s *caps.Sets) *script.Step {
 	order := binary.LittleEndian
 	header := order.AppendUint64(nil, unix.LINUX_CAPABILITY_VERSION_3) // and pid 0
 	var data []byte
@@ -140,18 +205,7 @@ func (b *builder) capset(s *caps.Sets) {
 		}
 	}
 	text := at("{effective=%#x, permitted=%#x, inheritable=%#x}", s.Effective, s.Permitted, s.Inheritable)
-	b.Add(script.Capset, b.Bytes(header, "v3"), b.Bytes(data, text)).For("process.capabilities")
-	const raise, clearAll = unix.PR_CAP_AMBIENT_RAISE, unix.PR_CAP_AMBIENT_CLEAR_ALL
-	zero := script.Int(0)
-	ambient := script.Flags(unix.PR_CAP_AMBIENT, "PR_CAP_AMBIENT")
-	b.Add(script.Prctl, ambient, script.Flags(clearAll, "PR_CAP_AMBIENT_CLEAR_ALL"), zero, zero, zero)
-	for c := range caps.Last(s.Ambient) + 1 {
-		if s.Ambient&(1<<c) != 0 {
-			// As with runc, one that is not permitted and inheritable is left out.
-			b.Add(script.Prctl, ambient, script.Flags(raise, "PR_CAP_AMBIENT_RAISE"), script.Flags(uint64(c), caps.Name(c)), zero, zero).
-				Allow(unix.EPERM)
-		}
-	}
+	return b.Add(script.Capset, b.Bytes(header, "v3"), b.Bytes(data, text)).For("process.capabilities")
 }
 
 // chdir goes to the working directory. It is resolved below the root, and not

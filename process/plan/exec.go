@@ -18,14 +18,28 @@ func NewExec(c *spec.Container, id string, process *specs.Process, filter *secco
 	b := newBuilder(host, options, process, filter)
 	b.userns = c.Has(specs.UserNamespace)
 
+	affinity := process.ExecCPUAffinity
+	if affinity == nil {
+		affinity = &specs.CPUAffinity{}
+	}
+
 	b.enter()
 	terminal, _ := b.Receive(b.home, homeSize)
+	if affinity.Initial != "" {
+		b.affinity(affinity.Initial, "process.execCPUAffinity.initial")
+	}
 	b.joinTasks()
 	if host.CgroupDir {
 		// Before anything of the container is entered: as its user, or out of
 		// its cgroup namespace, that would not be allowed.
 		b.clone(0, nil, true, "into the cgroup")
 		b.report(Cloned)
+	}
+	switch {
+	case affinity.Final != "":
+		b.affinity(affinity.Final, "process.execCPUAffinity.final")
+	case affinity.Initial == "": // else it is left to the kernel what becomes of that
+		b.affinity("", "")
 	}
 	b.enterContainer(c)
 	if b.userns {
@@ -39,6 +53,10 @@ func NewExec(c *spec.Container, id string, process *specs.Process, filter *secco
 	b.person(c.Linux)
 	b.credentials()
 	b.lookup()
+	confined := c.Has(specs.PIDNamespace) && b.filterLetsEnter()
+	if confined {
+		b.confine()
+	}
 	if c.Has(specs.PIDNamespace) {
 		// Only now, with no more rights than the container has, does it enter
 		// the namespace, where others can see it. Not with clone3, which many
@@ -48,10 +66,32 @@ func NewExec(c *spec.Container, id string, process *specs.Process, filter *secco
 		b.goOnInClone()
 		b.report(Cloned)
 	}
+	if process.Scheduler != nil {
+		b.report(Scheduler)
+		b.Wait()
+	}
 	b.session()
+	if !confined {
+		b.confine()
+	}
 	b.execute()
 
 	return &b.Script
+}
+
+// filterLetsEnter says whether a process with the filter can still enter the pid
+// namespace. If not it has to be there when it loads the filter, with the
+// privilege that this takes.
+func (b *builder) filterLetsEnter() bool {
+	lets := b.filter.Allows(unix.SYS_CLONE, unix.CLONE_PARENT) && b.filter.Allows(unix.SYS_EXIT_GROUP) &&
+		b.filter.Allows(unix.SYS_WRITE, script.ControlFD) && b.filter.Allows(unix.SYS_SETSID)
+	if b.process.Terminal {
+		lets = lets && b.filter.Allows(unix.SYS_IOCTL, 0, unix.TIOCSCTTY)
+	}
+	if b.process.Scheduler != nil {
+		lets = lets && b.filter.Allows(unix.SYS_READ, script.ControlFD)
+	}
+	return lets
 }
 
 // enterContainer joins all namespaces of the container at once, those of its

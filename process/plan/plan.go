@@ -7,6 +7,7 @@ import (
 	"golang.org/x/sys/unix"
 
 	"github.com/myshim/myshim/mounts"
+	"github.com/myshim/myshim/process/caps"
 	"github.com/myshim/myshim/process/script"
 	"github.com/myshim/myshim/process/seccomp"
 )
@@ -37,6 +38,9 @@ const (
 	// answer is the variable HOME, with its NUL, the root, and the terminal if
 	// there is one.
 	Supers
+	// Scheduler says that the process clones no more: with a policy of its own it might
+	// not be allowed to.
+	Scheduler
 	// Listener says that the seccomp filter is loaded, the descriptor of its listener is
 	// in Listener.
 	Listener
@@ -45,7 +49,7 @@ const (
 )
 
 func (r Report) String() string {
-	return [...]string{"a clone goes on", "ids of the user namespace are needed", "superblocks of the container's namespaces", "the filter's listener", "ready"}[r]
+	return [...]string{"a clone goes on", "ids of the user namespace are needed", "superblocks of the container's namespaces", "its scheduling policy is needed", "the filter's listener", "ready"}[r]
 }
 
 // Script is a script with what has to be known to run it. When its socket closes
@@ -141,6 +145,9 @@ type builder struct {
 	process *specs.Process
 	filter  *seccomp.Filter
 	userns  bool // the process is in a user namespace of its own
+
+	sets   *caps.Sets // that the process executes its program with, nil for all there are
+	loader bool       // until then it has CAP_SYS_ADMIN too, for the filter
 
 	pid     script.Cell // of the last clone
 	context script.Cell // of the file system that is being made

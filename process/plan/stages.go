@@ -18,10 +18,10 @@ func (b *builder) enter() {
 		b.write("/proc/self/oom_score_adj", at("%d", *adj), "process.oomScoreAdj")
 	}
 	if profile := b.process.ApparmorProfile; profile != "" {
-		b.label("apparmor/", "exec "+profile, "process.apparmorProfile")
+		b.label("apparmor/", "exec "+profile, "process.apparmorProfile").Fails(at("process.apparmorProfile: %q, is it loaded?", profile))
 	}
 	if label := b.process.SelinuxLabel; label != "" {
-		b.label("", label, "process.selinuxLabel")
+		b.label("", label, "process.selinuxLabel").Fails(at("process.selinuxLabel: %q", label))
 		if !b.options.NoNewKeyring {
 			b.write("/proc/self/attr/keycreate", label, "process.selinuxLabel")
 		}
@@ -40,11 +40,12 @@ func (b *builder) closeFrom(fd int, why string) {
 }
 
 // write writes to a file that exists.
-func (b *builder) write(path, text, field string) {
+func (b *builder) write(path, text, field string) *script.Step {
 	fd := b.Cell("fd")
 	b.Add(script.Openat, atFDCWD, b.CString(path), script.Flags(unix.O_WRONLY|unix.O_CLOEXEC, "O_WRONLY|O_CLOEXEC")).Into(fd).For(field)
-	b.writeTo(fd.Arg(), text).For(field)
+	step := b.writeTo(fd.Arg(), text).For(field)
 	b.Add(script.Close, fd.Arg())
+	return step
 }
 
 func (b *builder) writeTo(fd script.Arg, text string) *script.Step {
@@ -53,8 +54,8 @@ func (b *builder) writeTo(fd script.Arg, text string) *script.Step {
 
 // label sets what a security module makes of the process when it executes the
 // payload. It is written to the host's /proc, which no image can fake.
-func (b *builder) label(module, text, field string) {
-	b.write("/proc/self/attr/"+module+"exec", text, field)
+func (b *builder) label(module, text, field string) *script.Step {
+	return b.write("/proc/self/attr/"+module+"exec", text, field)
 }
 
 // joinTasks puts the process, which has one thread, into the cgroup v1

@@ -29,8 +29,10 @@ var (
 	Prctl         = Call{unix.SYS_PRCTL, "prctl"}
 	Read          = Call{unix.SYS_READ, "read"}
 	Recvmsg       = Call{unix.SYS_RECVMSG, "recvmsg"}
+	SchedAffinity = Call{unix.SYS_SCHED_SETAFFINITY, "sched_setaffinity"}
 	Seccomp       = Call{unix.SYS_SECCOMP, "seccomp"}
 	Setdomainname = Call{unix.SYS_SETDOMAINNAME, "setdomainname"}
+	SetMempolicy  = Call{unix.SYS_SET_MEMPOLICY, "set_mempolicy"}
 	Setgroups     = Call{unix.SYS_SETGROUPS, "setgroups"}
 	Sethostname   = Call{unix.SYS_SETHOSTNAME, "sethostname"}
 	Setns         = Call{unix.SYS_SETNS, "setns"}

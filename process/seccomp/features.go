@@ -5,7 +5,7 @@ import (
 )
 
 // Features is what this package knows, for -info. SupportedFlags is left to who
-// may ask the kernel.
+// may ask the kernel; see FlagNames.
 func Features() *features.Seccomp {
 	enabled := true
 	f := &features.Seccomp{Enabled: &enabled}
@@ -18,8 +18,17 @@ func Features() *features.Seccomp {
 	for _, arch := range architectures {
 		f.Archs = append(f.Archs, string(arch))
 	}
-	for _, flag := range flags {
-		f.KnownFlags = append(f.KnownFlags, string(flag.name))
-	}
+	f.KnownFlags = FlagNames(^uint32(0))
 	return f
+}
+
+// FlagNames are the flags that a kernel can be asked for which knows these.
+func FlagNames(known uint32) []string {
+	var names []string
+	for _, flag := range flags {
+		if flag.value&^known == 0 {
+			names = append(names, string(flag.name))
+		}
+	}
+	return names
 }

@@ -187,17 +187,59 @@ func checkLinux(c *Container) error {
 	if p := l.Personality; p != nil && p.Domain != specs.PerLinux && p.Domain != specs.PerLinux32 {
 		return Invalid("linux.personality.domain", "%q is neither LINUX nor LINUX32", p.Domain)
 	}
-	for _, unsupported := range []struct {
-		field string
-		set   bool
-	}{
-		{"linux.intelRdt", l.IntelRdt != nil},
-		{"linux.netDevices", len(l.NetDevices) > 0},
-		{"linux.memoryPolicy", l.MemoryPolicy != nil},
-	} {
-		if unsupported.set {
-			return Invalid(unsupported.field, "this runtime does not support it yet")
+	if err := checkMemoryPolicy(l.MemoryPolicy); err != nil {
+		return err
+	}
+	if err := checkNetDevices(c); err != nil {
+		return err
+	}
+	return checkRdt(l.IntelRdt)
+}
+
+// checkNetDevices knows what dev_valid_name of the kernel calls a name.
+func checkNetDevices(c *Container) error {
+	const maxName = 15 // IFNAMSIZ with the NUL
+	taken := map[string]bool{}
+	for name, device := range c.Linux.NetDevices {
+		field := "linux.netDevices[" + name + "]"
+		if !c.Has(specs.NetworkNamespace) {
+			return Invalid(field, "it needs a network namespace, and linux.namespaces has none")
 		}
+		inside := device.Name
+		if inside == "" {
+			inside = name
+		}
+		for _, n := range []string{name, inside} {
+			if n == "" || len(n) > maxName || n == "." || n == ".." || strings.ContainsAny(n, "/: \t\n\v\f\r\x00") {
+				return Invalid(field, "%q is no name of an interface", n)
+			}
+		}
+		if taken[inside] {
+			return Invalid(field+".name", "%q is there twice", inside)
+		}
+		taken[inside] = !strings.Contains(inside, "%d") // the kernel makes those different
+	}
+	return nil
+}
+
+func checkRdt(r *specs.LinuxIntelRdt) error {
+	if r == nil {
+		return nil
+	}
+	if id := r.ClosID; id != "/" && (id == "." || id == ".." || strings.ContainsAny(id, "/\n\x00")) {
+		return Invalid("linux.intelRdt.closID", "%q is no name of a directory", id)
+	}
+	lines := map[string]string{"linux.intelRdt.l3CacheSchema": r.L3CacheSchema, "linux.intelRdt.memBwSchema": r.MemBwSchema}
+	for i, line := range r.Schemata {
+		lines[fmt.Sprintf("linux.intelRdt.schemata[%d]", i)] = line
+	}
+	for field, line := range lines {
+		if strings.ContainsAny(line, "\n\x00") {
+			return Invalid(field, "there is a newline or a NUL in it")
+		}
+	}
+	if s := r.MemBwSchema; s != "" && !strings.HasPrefix(s, "MB:") {
+		return Invalid("linux.intelRdt.memBwSchema", "%q does not begin with MB:", s)
 	}
 	return nil
 }

@@ -19,8 +19,11 @@ func checkProcess(p *specs.Process, field string) error {
 	if !filepath.IsAbs(p.Cwd) || strings.Contains(p.Cwd, "\x00") {
 		return Invalid(field+".cwd", "%q is not an absolute path", p.Cwd)
 	}
-	if len(p.Args) == 0 || p.Args[0] == "" {
+	if len(p.Args) == 0 {
 		return Invalid(field+".args", "there is no program")
+	}
+	if p.Args[0] == "" { // the words for what cannot be found
+		return Invalid(field+".args[0]", `exec: "": executable file not found in $PATH`)
 	}
 	for i, arg := range p.Args {
 		if err := checkString(fmt.Sprintf("%s.args[%d]", field, i), arg); err != nil {
@@ -69,7 +72,38 @@ func checkProcess(p *specs.Process, field string) error {
 			return Invalid(field+".ioPriority.priority", "%d is not between 0 and 7", io.Priority)
 		}
 	}
-	return nil
+	return checkAffinity(p.ExecCPUAffinity, field+".execCPUAffinity")
+}
+
+// Inherit fills in what the process of an exec leaves open: as under runc, that
+// is as for the container's process. What can be said with an empty value, as
+// user, environment, limits and noNewPrivileges, is not left open.
+func (c *Container) Inherit(p *specs.Process) {
+	own := c.Process
+	if p.Capabilities == nil {
+		p.Capabilities = own.Capabilities
+	}
+	if p.User.Umask == nil {
+		p.User.Umask = own.User.Umask
+	}
+	if p.ApparmorProfile == "" {
+		p.ApparmorProfile = own.ApparmorProfile
+	}
+	if p.SelinuxLabel == "" {
+		p.SelinuxLabel = own.SelinuxLabel
+	}
+	if p.OOMScoreAdj == nil {
+		p.OOMScoreAdj = own.OOMScoreAdj
+	}
+	if p.Scheduler == nil {
+		p.Scheduler = own.Scheduler
+	}
+	if p.IOPriority == nil {
+		p.IOPriority = own.IOPriority
+	}
+	if p.ExecCPUAffinity == nil {
+		p.ExecCPUAffinity = own.ExecCPUAffinity
+	}
 }
 
 func checkString(field, s string) error {
