@@ -15,20 +15,29 @@ import (
 func TestTerminal(t *testing.T) {
 	r := request()
 	r.Terminal, r.Stdin, r.Stdout, r.Stderr = true, fifo(t, "in"), fifo(t, "out"), "/no/such/path"
-	out := read(r.Stdout)
+	out, err := os.OpenFile(r.Stdout, os.O_RDWR|unix.O_NONBLOCK, 0)
+	ok(t, err)
+	defer out.Close()
+	ok(t, out.SetReadDeadline(time.Now().Add(10*time.Second)))
+	says := func(want string) {
+		t.Helper()
+		got := make([]byte, len(want))
+		_, err := io.ReadFull(out, got)
+		ok(t, err)
+		equal(t, "output", string(got), want)
+	}
 	s := ask(t, r)
 	equal(t, "files", s.Files(), [3]*os.File{})
 	cmd := runTTY(t, s, true, "role", "cat")
 	for _, text := range []string{"a", "b"} { // detaching is not the end
 		ok(t, os.WriteFile(r.Stdin, []byte(text), 0))
 	}
-	time.Sleep(100 * time.Millisecond)
+	says("ab")
 	ok(t, s.CloseStdin()) // in raw mode ^D is a byte like others
-	time.Sleep(100 * time.Millisecond)
+	says("\x04")
 	cmd.Process.Kill()
 	cmd.Wait()
 	s.Exited()
-	equal(t, "output", string(within(t, "output", out)), "ab\x04")
 	ok(t, s.Resize(80, 24))
 }
 
