@@ -20,7 +20,7 @@ import (
 
 // What is limited stays below its limit, and gets it: 5 % are the slack of the
 // scheduler's periods at both ends.
-func TestCPUQuotaHolds(t *testing.T) {
+func TestCPUQuota(t *testing.T) {
 	each(t, func(e *env) {
 		const share, seconds = 0.2, 10
 		r := e.run(testbox("cpuhog", strconv.Itoa(seconds)), withSpec(oci.WithCPUCFS(share*100_000, 100_000)))
@@ -141,9 +141,8 @@ func (e *env) loopDevice(size int64) int64 {
 	}
 }
 
-// Every device that there is a rule for, and others beside it, with each access:
-// what is open to the container is what the last rule that fits says.
-func TestDeviceRules(t *testing.T) {
+// Device rules allow and deny exactly what they say; the last one that fits counts.
+func TestDevices(t *testing.T) {
 	each(t, func(e *env) {
 		type rules = []specs.LinuxDeviceCgroup
 		number := func(n int64) *int64 { return &n }
