@@ -31,8 +31,8 @@ func TestCompareCgroups(t *testing.T) {
 	}
 	for _, driver := range []string{"cgroupfs", "systemd"} {
 		t.Run(driver, func(t *testing.T) {
-			if _, err := os.Stat("/run/systemd/system"); err != nil && driver == "systemd" {
-				t.Skip("*** SCOPES NOT COMPARED: systemd doesn't run ***")
+			if driver == "systemd" {
+				needSystemd(t)
 			}
 			var seen [2][]facts
 			for i, r := range []harness.Runtime{reference, subject} {
@@ -50,6 +50,13 @@ func TestCompareCgroups(t *testing.T) {
 			}
 			t.Logf("%d times %d equal facts", len(seen[0]), len(seen[0][0]))
 		})
+	}
+}
+
+func needSystemd(t *testing.T) {
+	t.Helper()
+	if _, err := os.Stat("/run/systemd/system"); err != nil {
+		t.Skip("*** SCOPES NOT TESTED: systemd doesn't run here ***")
 	}
 }
 
@@ -80,17 +87,8 @@ func (e *env) limitHistory(systemd bool) []facts {
 	})}
 	unit := ""
 	if systemd {
-		slice := strings.ReplaceAll(harness.Tag, "-", "") + ".slice"
 		unit = "test-" + id + ".scope"
-		opts = append(opts, withSpec(oci.WithCgroup(slice+":test:"+id)))
-		if e.oracle() { // we can tell by the path
-			opts = append(opts, withOptions(&runcoptions.Options{SystemdCgroup: true}))
-		}
-		e.Cleanup(func() {
-			if out, err := exec.Command("systemctl", "stop", slice).CombinedOutput(); err != nil {
-				e.Errorf("systemctl stop %s: %v: %s", slice, err, out)
-			}
-		})
+		opts = append(opts, e.withScope(e.slice(), id))
 	}
 	b := e.launch(opts...)
 	history := []facts{b.limits(unit)}
@@ -99,6 +97,29 @@ func (e *env) limitHistory(systemd bool) []facts {
 		history = append(history, b.limits(unit))
 	}
 	return history
+}
+
+// Slice is one of systemd's for the scopes of this test.
+func (e *env) slice() string {
+	e.Helper()
+	slice := strings.ReplaceAll(harness.Tag, "-", "") + ".slice"
+	e.Cleanup(func() {
+		if out, err := exec.Command("systemctl", "stop", slice).CombinedOutput(); err != nil {
+			e.Errorf("systemctl stop %s: %v: %s", slice, err, out)
+		}
+	})
+	return slice
+}
+
+// WithScope has the container test-ID.scope for its cgroup. We tell by the path,
+// as CRI has no way to say it to us; runc is told.
+func (e *env) withScope(slice, id string) opt {
+	return func(s *setup) {
+		s.spec = append(s.spec, oci.WithCgroup(slice+":test:"+id))
+		if e.oracle() {
+			s.options = &runcoptions.Options{SystemdCgroup: true}
+		}
+	}
 }
 
 // RandomLimits can follow each other in any order.

@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"math"
 	"os"
+	"os/exec"
 	"path/filepath"
 	"strconv"
 	"strings"
@@ -14,6 +15,7 @@ import (
 	"github.com/containerd/containerd/v2/client"
 	"github.com/containerd/containerd/v2/pkg/cio"
 	"github.com/containerd/containerd/v2/pkg/oci"
+	"github.com/myshim/myshim/integration/harness"
 	specs "github.com/opencontainers/runtime-spec/specs-go"
 	"golang.org/x/sys/unix"
 )
@@ -203,31 +205,48 @@ func allLimits() *specs.LinuxResources {
 // The whole life of many containers, twenty at a time. What is left in any
 // hierarchy is found by the check after the test.
 func TestLimitsOfMany(t *testing.T) {
+	each(t, func(e *env) { e.limitsOfMany(func(string) opt { return func(*setup) {} }) })
+}
+
+// The same with systemd, which has to be left without a unit of ours.
+func TestScopesOfMany(t *testing.T) {
+	needSystemd(t)
 	each(t, func(e *env) {
-		const batch = 20
-		for range count(5, 25) {
-			boxes := make([]*box, batch)
-			for i := range boxes {
-				boxes[i], _ = e.newBox(still(), edit(func(s *specs.Spec) {
-					limits := allLimits()
-					limits.Devices = s.Linux.Resources.Devices
-					s.Linux.Resources = limits
-				}))
-			}
-			done := make(chan error, batch)
-			for i, b := range boxes {
-				go func() { done <- b.limitedLife(e.ctx, int64(100+i)) }()
-			}
-			for range boxes {
-				err := <-done
-				if err != nil && e.oracle() && strings.Contains(err.Error(), "unable to freeze") {
-					e.Logf("runc gives up under load: %v", err)
-				} else if err != nil {
-					e.Error(err)
-				}
-			}
+		slice := e.slice()
+		e.limitsOfMany(func(id string) opt { return e.withScope(slice, id) })
+		out, err := exec.CommandContext(e.ctx, "systemctl", "list-units", "--all", "--plain", "--no-legend", "test-"+harness.Tag+"-*").Output()
+		if err != nil || len(out) > 0 {
+			e.Errorf("units that are left: %s, %v", out, err)
 		}
 	})
+}
+
+func (e *env) limitsOfMany(where func(id string) opt) {
+	e.Helper()
+	const batch = 20
+	for range count(5, 25) {
+		boxes := make([]*box, batch)
+		for i := range boxes {
+			id := newID()
+			boxes[i], _ = e.newBox(withID(id), still(), where(id), edit(func(s *specs.Spec) {
+				limits := allLimits()
+				limits.Devices = s.Linux.Resources.Devices
+				s.Linux.Resources = limits
+			}))
+		}
+		done := make(chan error, batch)
+		for i, b := range boxes {
+			go func() { done <- b.limitedLife(e.ctx, int64(100+i)) }()
+		}
+		for range boxes {
+			err := <-done
+			if err != nil && e.oracle() && strings.Contains(err.Error(), "unable to freeze") {
+				e.Logf("runc gives up under load: %v", err)
+			} else if err != nil {
+				e.Error(err)
+			}
+		}
+	}
 }
 
 func (b *box) limitedLife(ctx context.Context, pids int64) error {
@@ -271,4 +290,37 @@ func exitedWith(ctx context.Context, exit <-chan client.ExitStatus, want uint32)
 		}
 		return nil
 	}
+}
+
+// A container that is given its cgroups divides them as systemd does: processes
+// move to a group below, limits are handed on. Execs, of which none can be born
+// in the container's group then, follow its init; all of it is counted, frozen
+// and removed.
+func TestDelegation(t *testing.T) {
+	each(t, func(e *env) {
+		if !unifiedOnly() {
+			e.Skip("needs cgroup v2")
+		}
+		const root = "/sys/fs/cgroup"
+		b := e.launch(
+			testbox("all", "mkdir", root+"/inner/deeper", "--", "put", root+"/inner/cgroup.procs", "0", "--",
+				"put", root+"/cgroup.subtree_control", "+memory +pids", "--", "put", root+"/inner/pids.max", "77", "--", "trap"),
+			withSpec(oci.WithLinuxNamespace(specs.LinuxNamespace{Type: specs.CgroupNamespace}),
+				oci.WithMounts([]specs.Mount{{Type: "cgroup", Source: "cgroup", Destination: root, Options: []string{"nosuid", "noexec", "nodev", "relatime", "rw"}}})))
+		b.await("ready")
+		if r := b.execRun([]string{"cat", "/proc/1/cgroup", "/proc/self/cgroup"}); r.out != "0::/inner\n0::/inner\n" {
+			e.Errorf("init and exec are in %+v", r)
+		}
+		if got := b.cgroupFile("", "", "inner/pids.max"); got != "77" {
+			e.Errorf("the container's own limit is %s", got)
+		}
+		if u, err := b.metrics(); err != nil || u.pids < 2 {
+			e.Errorf("metrics %+v, %v", u, err)
+		}
+		e.must(b.task.Pause(e.ctx))
+		if got := b.cgroupFile("", "", "inner/cgroup.events"); !strings.Contains(got, "frozen 1") {
+			e.Errorf("while paused: %s", got)
+		}
+		e.must(b.task.Resume(e.ctx))
+	})
 }
