@@ -153,8 +153,9 @@ var moving = regexp.MustCompile(`stat|usage|current|peak|pressure|procs|tasks|th
 
 // MovingProperties of a unit tell it from others, or change by themselves. The
 // rest are those of which we tell systemd more than runc does: no swap, and
-// limits of devices, which it would otherwise undo when it is reloaded.
-var movingProperties = regexp.MustCompile(`Timestamp|NSec$|Current$|^(Id|Names|Description|InvocationID|ControlGroup.*|MemoryAvailable|Effective.*)$|^(MemorySwapMax|IO.*|BlockIO.*)$`)
+// limits of devices, which it would otherwise undo when it is reloaded; and the
+// files in which it keeps them.
+var movingProperties = regexp.MustCompile(`Timestamp|NSec$|Current$|^(Id|Names|Description|InvocationID|ControlGroup.*|MemoryAvailable|Effective.*)$|^(MemorySwapMax|IO.*|BlockIO.*|DropInPaths)$`)
 
 // Limits are the files of the container's cgroups, and what systemd says of its
 // unit, if there is one.
@@ -184,6 +185,9 @@ func (b *box) limits(unit string) facts {
 				data = nil
 			case err != nil:
 				data = []byte(errors.Unwrap(err).Error()) // without the path
+			}
+			if unit != "" && strings.HasPrefix(string(data), "max ") {
+				data = []byte("max") // systemd forgets the period when there is no quota
 			}
 			f[name+"/"+entry.Name()] = string(data)
 		}
