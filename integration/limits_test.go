@@ -8,6 +8,7 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
+	"slices"
 	"strconv"
 	"strings"
 	"testing"
@@ -187,8 +188,16 @@ func TestDevices(t *testing.T) {
 				s.Linux.Devices = append(s.Linux.Devices, specs.LinuxDevice{Path: "/dev/probe", Type: "c", Major: *major, Minor: *minor, FileMode: &mode})
 				s.Linux.Resources.Devices = c.rules
 			}))
-			want := map[string]string{"": "EPERM EPERM", "r": "ok EPERM", "w": "EPERM ok", "rw": "ok ok"}[c.want] + " ok ok end"
-			if got := strings.Join(strings.Fields(r.out), " "); got != want {
+			var want []string
+			for _, access := range []string{"r", "w"} {
+				if strings.Contains(c.want, access) {
+					want = append(want, "ok")
+				} else {
+					want = append(want, "EPERM")
+				}
+			}
+			want = append(want, "ok", "ok", "end")
+			if got := strings.Fields(r.out); !slices.Equal(got, want) {
 				e.Errorf("%s: reading and writing the device, then /dev/zero: %q, want %q", name, got, want)
 			}
 		}
