@@ -80,7 +80,6 @@ func withTerminal(s *setup) { s.terminal = true; s.spec = append(s.spec, oci.Wit
 
 func withID(id string) opt      { return func(s *setup) { s.id = id } }
 func withIO(io cio.Creator) opt { return func(s *setup) { s.io = io } }
-func withOptions(o any) opt     { return func(s *setup) { s.options = o } }
 func withTask(opts ...client.NewTaskOpts) opt {
 	return func(s *setup) { s.task = append(s.task, opts...) }
 }

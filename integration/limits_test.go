@@ -6,7 +6,9 @@ import (
 	"fmt"
 	"math"
 	"os"
+	"os/exec"
 	"path/filepath"
+	"slices"
 	"strconv"
 	"strings"
 	"testing"
@@ -14,21 +16,26 @@ import (
 	"github.com/containerd/containerd/v2/client"
 	"github.com/containerd/containerd/v2/pkg/cio"
 	"github.com/containerd/containerd/v2/pkg/oci"
+	"github.com/myshim/myshim/integration/harness"
 	specs "github.com/opencontainers/runtime-spec/specs-go"
 	"golang.org/x/sys/unix"
 )
 
 // What is limited stays below its limit, and gets it: 5 % are the slack of the
 // scheduler's periods at both ends.
-func TestCPUQuotaHolds(t *testing.T) {
+func TestCPUQuota(t *testing.T) {
 	each(t, func(e *env) {
 		const share, seconds = 0.2, 10
+		tolerance := 0.05
+		if patience() > 1 { // the kernel's ticks come late then
+			tolerance = 0.2
+		}
 		r := e.run(testbox("cpuhog", strconv.Itoa(seconds)), withSpec(oci.WithCPUCFS(share*100_000, 100_000)))
 		used, err := strconv.ParseFloat(strings.TrimSpace(r.out), 64)
 		e.must(err)
 		got := used / seconds
 		e.Logf("%.4f of a CPU, quota %v", got, share)
-		if math.Abs(got/share-1) > 0.05 {
+		if math.Abs(got/share-1) > tolerance {
 			e.Errorf("%.4f of a CPU with a quota of %v", got, share)
 		}
 	})
@@ -141,9 +148,8 @@ func (e *env) loopDevice(size int64) int64 {
 	}
 }
 
-// Every device that there is a rule for, and others beside it, with each access:
-// what is open to the container is what the last rule that fits says.
-func TestDeviceRules(t *testing.T) {
+// Device rules allow and deny exactly what they say; the last one that fits counts.
+func TestDevices(t *testing.T) {
 	each(t, func(e *env) {
 		type rules = []specs.LinuxDeviceCgroup
 		number := func(n int64) *int64 { return &n }
@@ -182,8 +188,16 @@ func TestDeviceRules(t *testing.T) {
 				s.Linux.Devices = append(s.Linux.Devices, specs.LinuxDevice{Path: "/dev/probe", Type: "c", Major: *major, Minor: *minor, FileMode: &mode})
 				s.Linux.Resources.Devices = c.rules
 			}))
-			want := map[string]string{"": "EPERM EPERM", "r": "ok EPERM", "w": "EPERM ok", "rw": "ok ok"}[c.want] + " ok ok end"
-			if got := strings.Join(strings.Fields(r.out), " "); got != want {
+			var want []string
+			for _, access := range []string{"r", "w"} {
+				if strings.Contains(c.want, access) {
+					want = append(want, "ok")
+				} else {
+					want = append(want, "EPERM")
+				}
+			}
+			want = append(want, "ok", "ok", "end")
+			if got := strings.Fields(r.out); !slices.Equal(got, want) {
 				e.Errorf("%s: reading and writing the device, then /dev/zero: %q, want %q", name, got, want)
 			}
 		}
@@ -204,31 +218,48 @@ func allLimits() *specs.LinuxResources {
 // The whole life of many containers, twenty at a time. What is left in any
 // hierarchy is found by the check after the test.
 func TestLimitsOfMany(t *testing.T) {
+	each(t, func(e *env) { e.limitsOfMany(func(string) opt { return func(*setup) {} }) })
+}
+
+// The same with systemd, which has to be left without a unit of ours.
+func TestScopesOfMany(t *testing.T) {
+	needSystemd(t)
 	each(t, func(e *env) {
-		const batch = 20
-		for range count(5, 25) {
-			boxes := make([]*box, batch)
-			for i := range boxes {
-				boxes[i], _ = e.newBox(still(), edit(func(s *specs.Spec) {
-					limits := allLimits()
-					limits.Devices = s.Linux.Resources.Devices
-					s.Linux.Resources = limits
-				}))
-			}
-			done := make(chan error, batch)
-			for i, b := range boxes {
-				go func() { done <- b.limitedLife(e.ctx, int64(100+i)) }()
-			}
-			for range boxes {
-				err := <-done
-				if err != nil && e.oracle() && strings.Contains(err.Error(), "unable to freeze") {
-					e.Logf("runc gives up under load: %v", err)
-				} else if err != nil {
-					e.Error(err)
-				}
-			}
+		slice := e.slice()
+		e.limitsOfMany(func(id string) opt { return e.withScope(slice, id) })
+		out, err := exec.CommandContext(e.ctx, "systemctl", "list-units", "--all", "--plain", "--no-legend", "test-"+harness.Tag+"-*").Output()
+		if err != nil || len(out) > 0 {
+			e.Errorf("units that are left: %s, %v", out, err)
 		}
 	})
+}
+
+func (e *env) limitsOfMany(where func(id string) opt) {
+	e.Helper()
+	const batch = 20
+	for range count(5, 25) {
+		boxes := make([]*box, batch)
+		for i := range boxes {
+			id := newID()
+			boxes[i], _ = e.newBox(withID(id), still(), where(id), edit(func(s *specs.Spec) {
+				limits := allLimits()
+				limits.Devices = s.Linux.Resources.Devices
+				s.Linux.Resources = limits
+			}))
+		}
+		done := make(chan error, batch)
+		for i, b := range boxes {
+			go func() { done <- b.limitedLife(e.ctx, int64(100+i)) }()
+		}
+		for range boxes {
+			err := <-done
+			if err != nil && e.oracle() && strings.Contains(err.Error(), "unable to freeze") {
+				e.Logf("runc gives up under load: %v", err)
+			} else if err != nil {
+				e.Error(err)
+			}
+		}
+	}
 }
 
 func (b *box) limitedLife(ctx context.Context, pids int64) error {
@@ -272,4 +303,37 @@ func exitedWith(ctx context.Context, exit <-chan client.ExitStatus, want uint32)
 		}
 		return nil
 	}
+}
+
+// A container that is given its cgroups divides them as systemd does: processes
+// move to a group below, limits are handed on. Execs, of which none can be born
+// in the container's group then, follow its init; all of it is counted, frozen
+// and removed.
+func TestDelegation(t *testing.T) {
+	each(t, func(e *env) {
+		if !unifiedOnly() {
+			e.Skip("needs cgroup v2")
+		}
+		const root = "/sys/fs/cgroup"
+		b := e.launch(
+			testbox("all", "mkdir", root+"/inner/deeper", "--", "put", root+"/inner/cgroup.procs", "0", "--",
+				"put", root+"/cgroup.subtree_control", "+memory +pids", "--", "put", root+"/inner/pids.max", "77", "--", "trap"),
+			withSpec(oci.WithLinuxNamespace(specs.LinuxNamespace{Type: specs.CgroupNamespace}),
+				oci.WithMounts([]specs.Mount{{Type: "cgroup", Source: "cgroup", Destination: root, Options: []string{"nosuid", "noexec", "nodev", "relatime", "rw"}}})))
+		b.await("ready")
+		if r := b.execRun([]string{"cat", "/proc/1/cgroup", "/proc/self/cgroup"}); r.out != "0::/inner\n0::/inner\n" {
+			e.Errorf("init and exec are in %+v", r)
+		}
+		if got := b.cgroupFile("", "", "inner/pids.max"); got != "77" {
+			e.Errorf("the container's own limit is %s", got)
+		}
+		if u, err := b.metrics(); err != nil || u.pids < 2 {
+			e.Errorf("metrics %+v, %v", u, err)
+		}
+		e.must(b.task.Pause(e.ctx))
+		if got := b.cgroupFile("", "", "inner/cgroup.events"); !strings.Contains(got, "frozen 1") {
+			e.Errorf("while paused: %s", got)
+		}
+		e.must(b.task.Resume(e.ctx))
+	})
 }

@@ -107,17 +107,22 @@ func (r *resources) close() error {
 
 const baseImage = "test/base:latest"
 
-// PerTest bounds every test; a healthy one takes a few seconds. MYSHIM_PATIENCE
-// is a factor for slow machines, as virtual ones without hardware support are.
+// Patience is a factor for time limits on slow machines, as virtual ones without
+// hardware support are: MYSHIM_PATIENCE.
+func patience() int {
+	if factor, err := strconv.Atoi(os.Getenv("MYSHIM_PATIENCE")); err == nil {
+		return factor
+	}
+	return 1
+}
+
+// PerTest bounds every test; a healthy one takes a few seconds.
 func perTest() time.Duration {
 	limit := time.Minute
 	if *long {
 		limit = 20 * time.Minute
 	}
-	if factor, err := strconv.Atoi(os.Getenv("MYSHIM_PATIENCE")); err == nil {
-		limit *= time.Duration(factor)
-	}
-	return limit
+	return limit * time.Duration(patience())
 }
 
 // Env is what a test has: one runtime, and a containerd or a peer.

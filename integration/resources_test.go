@@ -122,18 +122,6 @@ func TestPidsLimit(t *testing.T) {
 	})
 }
 
-func TestCPUQuota(t *testing.T) {
-	each(t, func(e *env) {
-		const share = 0.2
-		r := e.run(testbox("cpuhog", "2"), withSpec(oci.WithCPUCFS(share*100_000, 100_000)))
-		used, err := strconv.ParseFloat(strings.TrimSpace(r.out), 64)
-		e.must(err)
-		if used > 2*share*1.3+0.1 || used < 0.01 {
-			e.Errorf("%.2f s of CPU time in 2 s with a quota of %v", used, share)
-		}
-	})
-}
-
 // The kernel kills what is too big and nothing else; containerd is told.
 func TestMemoryLimit(t *testing.T) {
 	each(t, func(e *env) {
@@ -227,32 +215,6 @@ func TestPause(t *testing.T) {
 			}
 			e.must(b.task.Resume(e.ctx))
 			e.must(b.out.AwaitFunc(e.ctx, "more output", func(all string) bool { return len(all) > before }))
-		}
-	})
-}
-
-// Device rules allow and deny exactly what they say.
-func TestDevices(t *testing.T) {
-	each(t, func(e *env) {
-		mode := os.FileMode(0o600)
-		major, minor := int64(10), int64(miscMinor(e, "fuse", "loop-control", "cpu_dma_latency"))
-		own := func(access string) opt {
-			return edit(func(s *specs.Spec) {
-				s.Linux.Devices = append(s.Linux.Devices, specs.LinuxDevice{Path: "/dev/own", Type: "c", Major: major, Minor: minor, FileMode: &mode})
-				if access != "" {
-					s.Linux.Resources.Devices = append(s.Linux.Resources.Devices, specs.LinuxDeviceCgroup{Allow: true, Type: "c", Major: &major, Minor: &minor, Access: access})
-				}
-			})
-		}
-		for access, want := range map[string][]string{"": {"EPERM", "EPERM"}, "r": {"ok", "EPERM"}, "rw": {"ok", "ok"}, "w": {"EPERM", "ok"}} {
-			r := e.run(testbox("all", "open", "/dev/own", "rdonly", "--", "open", "/dev/own", "wronly"), own(access))
-			if !slices.Equal(strings.Fields(r.out), want) {
-				e.Errorf("access %q: %q, want %q", access, r.out, want)
-			}
-		}
-		r := e.run(testbox("all", "open", "/dev/null", "rdwr", "--", "open", "/dev/zero", "rdonly", "--", "open", "/dev/urandom", "rdonly"))
-		if r.out != strings.Repeat("ok\n", 3) {
-			e.Errorf("default devices: %q", r.out)
 		}
 	})
 }
