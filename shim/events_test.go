@@ -33,9 +33,14 @@ type eventsServer struct {
 
 	mu     sync.Mutex
 	got    []*types.Envelope // guarded by mu
+	life   *eventsLife       // guarded by mu; the present one
 	server *ttrpc.Server
 	done   chan struct{}
 }
+
+// eventsLife is the server from serve to stop. What is still in hand then is
+// gone, as it is with a process.
+type eventsLife struct{ *eventsServer }
 
 func newEventsServer(t *testing.T) *eventsServer {
 	t.Helper()
@@ -48,12 +53,15 @@ func newEventsServer(t *testing.T) *eventsServer {
 	return s
 }
 
-func (s *eventsServer) Forward(_ context.Context, r *eventsapi.ForwardRequest) (*emptypb.Empty, error) {
+func (s *eventsLife) Forward(_ context.Context, r *eventsapi.ForwardRequest) (*emptypb.Empty, error) {
 	if err := s.answer(r.Envelope); err != nil {
 		return nil, err
 	}
 	s.mu.Lock()
 	defer s.mu.Unlock()
+	if s.life != s {
+		return nil, errors.New("stopped")
+	}
 	s.got = append(s.got, r.Envelope)
 	return &emptypb.Empty{}, nil
 }
@@ -64,7 +72,11 @@ func (s *eventsServer) serve() {
 	if err != nil {
 		s.t.Fatal(err)
 	}
-	eventsapi.RegisterTTRPCEventsService(server, s)
+	life := &eventsLife{s}
+	s.mu.Lock()
+	s.life = life
+	s.mu.Unlock()
+	eventsapi.RegisterTTRPCEventsService(server, life)
 	l, err := net.Listen("unix", s.address)
 	if err != nil {
 		s.t.Fatal(err)
@@ -78,6 +90,9 @@ func (s *eventsServer) serve() {
 
 func (s *eventsServer) stop() {
 	if s.server != nil {
+		s.mu.Lock()
+		s.life = nil
+		s.mu.Unlock()
 		s.server.Close()
 		<-s.done
 		s.server = nil
