@@ -17,6 +17,7 @@ import (
 
 	taskv3 "github.com/containerd/containerd/api/runtime/task/v3"
 	runcoptions "github.com/containerd/containerd/api/types/runc/options"
+	"github.com/containerd/containerd/v2/contrib/seccomp"
 	"github.com/containerd/containerd/v2/pkg/oci"
 	"github.com/containerd/errdefs/pkg/errgrpc"
 	"github.com/myshim/myshim/integration/harness"
@@ -114,9 +115,9 @@ type container struct {
 	stdout *os.File
 }
 
-func (b *bench) prepare(r harness.Runtime, args ...string) (*container, error) {
+func (b *bench) prepare(r harness.Runtime, opts ...oci.SpecOpts) (*container, error) {
 	id := b.id()
-	spec, err := harness.Spec(id, oci.WithProcessArgs(args...))
+	spec, err := harness.Spec(id, opts...)
 	if err != nil {
 		return nil, err
 	}
@@ -217,7 +218,7 @@ func (c *container) timed(metric string, f func() error) error {
 // Phases of one container's life. From the start action to the first output
 // nothing lies between, as under containerd; the rest is measured in quiet.
 func (b *bench) phases(ctx context.Context, r harness.Runtime) error {
-	c, err := b.prepare(r, "/bin/hello")
+	c, err := b.prepare(r, oci.WithProcessArgs("/bin/hello"))
 	if err != nil {
 		return err
 	}
@@ -256,6 +257,24 @@ func (b *bench) phases(ctx context.Context, r harness.Runtime) error {
 				return err
 			})
 		}))
+}
+
+// Filtered is the part of a life that a seccomp profile makes longer.
+func (b *bench) filtered(ctx context.Context, r harness.Runtime) error {
+	c, err := b.prepare(r, oci.WithProcessArgs("/bin/hello"), seccomp.WithDefaultProfile())
+	if err != nil {
+		return err
+	}
+	time.Sleep(idle)
+	if err := c.startShim(ctx); err != nil {
+		return err
+	}
+	started := time.Now()
+	if err := errors.Join(c.create(ctx), c.start(ctx)); err != nil {
+		return err
+	}
+	b.add(r.Name, "seccomp_create_start", milliseconds(time.Since(started)))
+	return errors.Join(c.timed("seccomp_exec", func() error { return c.exec(ctx) }), c.end(ctx))
 }
 
 func (c *container) exec(ctx context.Context) error {
@@ -298,7 +317,7 @@ func (b *bench) parallel(ctx context.Context, r harness.Runtime) error {
 	containers := make([]*container, n)
 	for i := range containers {
 		var err error
-		if containers[i], err = b.prepare(r, "/bin/still"); err != nil {
+		if containers[i], err = b.prepare(r, oci.WithProcessArgs("/bin/still")); err != nil {
 			return err
 		}
 	}
@@ -340,7 +359,7 @@ func (b *bench) parallel(ctx context.Context, r harness.Runtime) error {
 const settled = 4 * time.Second
 
 func (b *bench) memory(ctx context.Context, r harness.Runtime) error {
-	c, err := b.prepare(r, "/bin/still")
+	c, err := b.prepare(r, oci.WithProcessArgs("/bin/still"))
 	if err != nil {
 		return err
 	}
@@ -356,7 +375,7 @@ func (b *bench) memory(ctx context.Context, r harness.Runtime) error {
 	b.add(r.Name, "pss_idle", float64(v.PSS))
 	members := []*container{}
 	for range 4 {
-		m, err := b.prepare(r, "/bin/still")
+		m, err := b.prepare(r, oci.WithProcessArgs("/bin/still"))
 		if err != nil {
 			return err
 		}
@@ -391,7 +410,7 @@ func (b *bench) floor() error {
 	if _, err := os.Stat(harness.Bin("floor")); err != nil {
 		return nil // not built: the table says "-"
 	}
-	c, err := b.prepare(harness.Myshim(), "/bin/still")
+	c, err := b.prepare(harness.Myshim(), oci.WithProcessArgs("/bin/still"))
 	if err != nil {
 		return err
 	}
