@@ -134,7 +134,10 @@ func (e *env) checkProcess(p *procFS, spec *specs.Spec) {
 // computes it from what the spec asks for.
 func expectedStatus(spec *specs.Spec) map[string]string {
 	p := spec.Process
-	want := map[string]string{"NoNewPrivs": "0"}
+	want := map[string]string{"NoNewPrivs": "0", "Seccomp": "2"}
+	if spec.Linux.Seccomp == nil {
+		want["Seccomp"] = procFS{dir: "/proc/self"}.status()["Seccomp"] // that of the host's processes
+	}
 	if p.NoNewPrivileges {
 		want["NoNewPrivs"] = "1"
 	}

@@ -58,7 +58,7 @@ func (c *Container) StartExec(ctx context.Context, p *Process) error {
 	defer context.AfterFunc(c.alive, cancel)()
 	k, err := c.startExec(ctx, p)
 	if err != nil {
-		if c.alive.Err() != nil {
+		if c.alive.Err() != nil || initGone(err) {
 			err = &stateError{fmt.Sprintf("container %s init process is not running", c.ID)}
 		}
 		p.closeStreams(ctx)
@@ -114,6 +114,13 @@ func (c *Container) startExec(ctx context.Context, p *Process) (*kernel.Process,
 	}
 	streams.Started()
 	return k, nil
+}
+
+// initGone says whether the namespaces could not be entered because the init has
+// ended, which may be known here before its end is.
+func initGone(err error) bool {
+	step, ok := errors.AsType[*launch.StepError](err)
+	return ok && step.Step.Calls(script.Setns) && step.Err == unix.ESRCH
 }
 
 // outOfCgroup says whether a process could not be born in the container's cgroup

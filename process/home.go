@@ -1,7 +1,7 @@
 package process
 
 import (
-	"io"
+	"bytes"
 	"os"
 	"strings"
 
@@ -41,9 +41,36 @@ func homeOf(root *os.File, uid int) string {
 	if info, err := f.Stat(); err != nil || !info.Mode().IsRegular() {
 		return ""
 	}
-	found, err := user.ParsePasswdFilter(io.LimitReader(f, maxPasswd), func(u user.User) bool { return u.Uid == uid })
+	text := readNow(f, maxPasswd)
+	found, err := user.ParsePasswdFilter(bytes.NewReader(text), func(u user.User) bool { return u.Uid == uid })
 	if err != nil || len(found) == 0 {
 		return ""
 	}
 	return found[0].Home
+}
+
+// readNow reads what a file that was opened with O_NONBLOCK has now, up to a
+// limit. Its Read would wait if it has nothing: a link to /proc/kmsg looks like
+// a regular file, and never ends.
+func readNow(f *os.File, limit int) []byte {
+	conn, err := f.SyscallConn()
+	if err != nil {
+		return nil
+	}
+	text := make([]byte, limit)
+	n := 0
+	_ = conn.Read(func(fd uintptr) bool {
+		for n < limit {
+			more, err := unix.Read(int(fd), text[n:])
+			if err == unix.EINTR {
+				continue
+			}
+			if err != nil || more <= 0 {
+				break
+			}
+			n += more
+		}
+		return true
+	})
+	return text[:n]
 }

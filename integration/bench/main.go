@@ -40,6 +40,8 @@ var metrics = []metric{
 	{limitedStart, "ms", "both of a container with limits of every kind"},
 	{"startup", "ms", "from the start action to the first output"},
 	{"exec", "ms", "Exec, Start, Wait and Delete of a program that exits at once"},
+	{"seccomp_create_start", "ms", "create_start with containerd's default seccomp profile"},
+	{"seccomp_exec", "ms", "exec in such a container"},
 	{"kill_exit", "ms", "Kill until Wait returns"},
 	{"delete", "ms", "Delete"},
 	{"delete_action", "ms", "the shim's delete action, with nothing left to do"},
@@ -98,6 +100,9 @@ func run(n, rounds int, out string) error {
 			return err
 		}
 		if err := b.each(i, b.limited); err != nil {
+			return err
+		}
+		if err := b.each(i, b.filtered); err != nil {
 			return err
 		}
 		if err := b.floor(); err != nil {

@@ -17,6 +17,7 @@ import (
 
 	taskv3 "github.com/containerd/containerd/api/runtime/task/v3"
 	runcoptions "github.com/containerd/containerd/api/types/runc/options"
+	"github.com/containerd/containerd/v2/contrib/seccomp"
 	"github.com/containerd/containerd/v2/core/containers"
 	"github.com/containerd/containerd/v2/pkg/oci"
 	"github.com/containerd/errdefs/pkg/errgrpc"
@@ -302,6 +303,24 @@ func limits(_ context.Context, _ oci.Client, _ *containers.Container, s *specs.S
 	rates := []specs.LinuxThrottleDevice{rate}
 	r.BlockIO = &specs.LinuxBlockIO{ThrottleReadBpsDevice: rates, ThrottleWriteBpsDevice: rates, ThrottleReadIOPSDevice: rates, ThrottleWriteIOPSDevice: rates}
 	return nil
+}
+
+// Filtered is the part of a life that a seccomp profile makes longer.
+func (b *bench) filtered(ctx context.Context, r harness.Runtime) error {
+	c, err := b.prepare(r, "/bin/hello", seccomp.WithDefaultProfile())
+	if err != nil {
+		return err
+	}
+	time.Sleep(idle)
+	if err := c.startShim(ctx); err != nil {
+		return err
+	}
+	started := time.Now()
+	if err := errors.Join(c.create(ctx), c.start(ctx)); err != nil {
+		return err
+	}
+	b.add(r.Name, "seccomp_create_start", milliseconds(time.Since(started)))
+	return errors.Join(c.timed("seccomp_exec", func() error { return c.exec(ctx) }), c.end(ctx))
 }
 
 func (c *container) exec(ctx context.Context) error {

