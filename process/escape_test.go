@@ -111,11 +111,9 @@ func probe(pid int, seen map[string]int) {
 		try("root of another", func() error { return nil })
 	}
 	for fd := range 20 {
-		var to string
-		err := errors.New("not tried")
 		link := fmt.Sprintf("%sfd/%d", dir, fd)
 		before := payload()
-		if to, err = os.Readlink(link); err == nil && payload() == before {
+		if to, err := os.Readlink(link); err == nil && payload() == before {
 			to, _, _ = strings.Cut(to, ":[")
 			try("fd "+to, func() error { return nil })
 		}
@@ -371,7 +369,7 @@ func TestInheritedRights(t *testing.T) {
 	}, "sleep")
 	c := create(t, cfg)
 	start(t, c)
-	more := append(some, "CAP_KILL", "CAP_SYS_ADMIN")
+	more := append(slices.Clone(some), "CAP_KILL", "CAP_SYS_ADMIN")
 	run := func(inheritable []string, args ...string) string {
 		return execOutput(t, c, &specs.Process{
 			Cwd: "/", Args: append([]string{"/test"}, args...), Env: []string{"INSIDE=1"}, User: user,
