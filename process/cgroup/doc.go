@@ -19,6 +19,8 @@
 //
 //   - ".." in cgroupsPath is an error; runc makes another path of it.
 //   - A missing controller matters only to a limit: "unlimited" is no limit.
+//   - A process is born in the group and counted there: a full one (pids.max)
+//     refuses execs, where runc moves a process in, which nothing refuses on v1.
 //   - A failed Update is taken back; runc writes the new values again.
 //   - An Update of the period alone keeps the quota (runc forgets it after any
 //     other update, on v2), and limits of huge pages, RDMA and network, which
