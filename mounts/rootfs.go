@@ -31,15 +31,22 @@ func (m RootMount) line(i int) Line {
 // namespace only: the host's table of mounts does not change, and when the last
 // process of the namespace is gone so are the mounts.
 func (p *Plan) buildRoot(b Builder) (*os.File, error) {
+	if p.Host {
+		return openRoot(p.Rootfs)
+	}
 	if err := isolate(p.Rootfs); err != nil {
 		return nil, fmt.Errorf("root.path %s: %w", p.Rootfs, err)
 	}
+	if p.Visible {
+		return p.bindRoot(p.Rootfs)
+	}
+	return p.makeRoot(b)
+}
+
+// makeRoot makes the container's root at Rootfs.
+func (p *Plan) makeRoot(b Builder) (*os.File, error) {
 	if len(p.Root) == 0 {
-		root, err := bindRoot(p.Rootfs)
-		if err != nil {
-			return nil, fmt.Errorf("root.path %s: %w", p.Rootfs, err)
-		}
-		return root, nil
+		return p.bindRoot(p.source)
 	}
 	for i, m := range p.Root {
 		if err := m.mount(p.Rootfs, b); err != nil {
@@ -74,17 +81,33 @@ func isolate(dir string) error {
 	}
 }
 
-// bindRoot makes the directory a mount of its own, as pivot_root(2) needs it.
-func bindRoot(dir string) (*os.File, error) {
-	at, err := os.OpenFile(dir, unix.O_PATH|unix.O_DIRECTORY|unix.O_NOFOLLOW|unix.O_CLOEXEC, 0)
+// bindRoot makes the directory a mount of its own at Rootfs, as pivot_root(2)
+// needs it.
+func (p *Plan) bindRoot(dir string) (*os.File, error) {
+	root, err := bindDirectory(dir, p.Rootfs)
+	if err != nil {
+		return nil, fmt.Errorf("root.path %s: %w", dir, err)
+	}
+	return root, nil
+}
+
+func bindDirectory(dir, dest string) (*os.File, error) {
+	from, err := os.OpenFile(dir, unix.O_PATH|unix.O_DIRECTORY|unix.O_NOFOLLOW|unix.O_CLOEXEC, 0)
 	if errors.Is(err, unix.ENOTDIR) {
 		return nil, fmt.Errorf("it is no directory, or a symbolic link: %w", err)
 	}
 	if err != nil {
 		return nil, err
 	}
-	defer at.Close()
-	root, err := clone(at, true)
+	defer from.Close()
+	at := from
+	if dest != dir {
+		if at, err = openRoot(dest); err != nil {
+			return nil, err
+		}
+		defer at.Close()
+	}
+	root, err := clone(from, true)
 	if err != nil {
 		return nil, err
 	}

@@ -35,6 +35,11 @@ func (p *Plan) Build(b Builder) (_ *os.File, err error) {
 	if err := t.openSources(p.Ops); err != nil {
 		return nil, err
 	}
+	if p.Strip {
+		if err := unix.Mount("", "/", "", unix.MS_SLAVE|unix.MS_REC, ""); err != nil {
+			return nil, os.NewSyscallError("mount", err)
+		}
+	}
 	root, err := p.buildRoot(b)
 	if err != nil {
 		return nil, err
