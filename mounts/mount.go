@@ -37,7 +37,9 @@ func (m *mount) newSuper() Super {
 		s.Params = append(s.Params, Param{Key: "source", Value: m.source})
 	}
 	for _, flag := range m.options.Super {
-		if flag != "silent" { // only mount(2) has messages that it silences
+		// Only mount(2) has messages that it silences, and a flag for i_version,
+		// which the file systems that know of it count anyway by now.
+		if flag != "silent" && flag != "iversion" {
 			s.Params = append(s.Params, Param{Key: flag, Flag: true})
 		}
 	}
