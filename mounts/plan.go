@@ -123,6 +123,10 @@ func Compile(c Config) (*Plan, error) {
 	if p.Visible && !p.Host && joined(linux, specs.MountNamespace) {
 		return nil, errors.New("linux.namespaces: the root cannot be mounted visibly for a mount namespace that is joined by path")
 	}
+	var err error
+	if p.Root, err = resolveRoot(c.RootMounts, p.Rootfs); err != nil {
+		return nil, err
+	}
 	userns := has(linux, specs.UserNamespace)
 
 	devBound := false // /dev is the host's: nothing is made in it
