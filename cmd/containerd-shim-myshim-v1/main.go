@@ -31,9 +31,9 @@ func init() {
 
 func main() {
 	shim.Main(shim.Runtime{
-		Name:     "io.containerd.myshim.v1",
-		Version:  version,
-		Revision: revision,
+		Name:        "io.containerd.myshim.v1",
+		Version:     version,
+		Revision:    revision,
 		Annotations: process.Annotations(),
 		Features:    func() ([]byte, error) { return json.Marshal(process.Features()) },
 		Serve:       serve,
