@@ -163,7 +163,7 @@ func (f facts) mounts(name, mountinfo string) {
 	// Of several at a place, the upper ones come last.
 	depth := func(line string) (n int) {
 		id, _, _ := strings.Cut(line, " ")
-		for ; places[id] != "" && places[parents[id]] == places[id]; id = parents[id] {
+		for ; id != parents[id] && places[id] != "" && places[parents[id]] == places[id]; id = parents[id] {
 			n++
 		}
 		return n
