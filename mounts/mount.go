@@ -139,7 +139,7 @@ func (m *mount) destination(t *tree) (dest *os.File, existed bool, err error) {
 		dest, err = t.root.Open(m.dest, unix.O_PATH|unix.O_DIRECTORY)
 		existed = err == nil
 		if errors.Is(err, unix.ENOENT) {
-			dest, err = t.root.MkdirAll(m.dest)
+			dest, err = t.root.MkdirMissing(m.dest)
 		}
 		if errors.Is(err, unix.ENOTDIR) {
 			err = fmt.Errorf("the destination is no directory: %w", err)
