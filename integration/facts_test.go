@@ -154,13 +154,23 @@ func (f facts) outside(name string, pid uint32) {
 // all that follow. Their order is only that in which they were made.
 func (f facts) mounts(name, mountinfo string) {
 	seen := map[string]int{}
-	places := map[string]string{} // by the mount's number
+	places, parents := map[string]string{}, map[string]string{} // by the mount's number
 	for line := range strings.Lines(mountinfo) {
 		if fields := strings.Fields(line); len(fields) > 4 {
-			places[fields[0]] = fields[4]
+			places[fields[0]], parents[fields[0]] = fields[4], fields[1]
 		}
 	}
-	for _, line := range strings.Split(strings.TrimSpace(mountinfo), "\n") {
+	// Of several at a place, the upper ones come last.
+	depth := func(line string) (n int) {
+		id, _, _ := strings.Cut(line, " ")
+		for ; id != parents[id] && places[id] != "" && places[parents[id]] == places[id]; id = parents[id] {
+			n++
+		}
+		return n
+	}
+	lines := strings.Split(strings.TrimSpace(mountinfo), "\n")
+	slices.SortStableFunc(lines, func(a, b string) int { return depth(a) - depth(b) })
+	for _, line := range lines {
 		before, after, ok := strings.Cut(line, " - ")
 		fields := strings.Fields(before)
 		if !ok || len(fields) < 6 {

@@ -93,7 +93,7 @@ func (b *bind) destination(t *tree, source *os.File) (*os.File, error) {
 	dest, err := t.root.Open(b.dest, unix.O_PATH)
 	switch {
 	case errors.Is(err, unix.ENOENT) && info.IsDir():
-		dest, err = t.root.MkdirAll(b.dest)
+		dest, err = t.root.MkdirMissing(b.dest)
 	case errors.Is(err, unix.ENOENT):
 		dest, err = t.root.CreateFile(b.dest)
 	}

@@ -58,13 +58,15 @@ func mapLayers(dir *os.File, options []string, rootfs string, userns *os.File) (
 		return nil, errors.New("an overlay without lowerdir")
 	}
 	common := commonDir(layers)
-	tree, err := openTree(unix.AT_FDCWD, common, 0, false)
+	// Layers that are mounts are below rootfs, see stage.
+	mounts := common == rootfs
+	tree, err := openTree(unix.AT_FDCWD, common, 0, mounts)
 	if err != nil {
 		return nil, err
 	}
 	defer tree.Close()
 	const attrs = unix.MOUNT_ATTR_RDONLY | unix.MOUNT_ATTR_IDMAP
-	if err := setattr(tree, unix.MountAttr{Attr_set: attrs, Propagation: unix.MS_PRIVATE, Userns_fd: uint64(userns.Fd())}, false); err != nil {
+	if err := setattr(tree, unix.MountAttr{Attr_set: attrs, Propagation: unix.MS_PRIVATE, Userns_fd: uint64(userns.Fd())}, mounts); err != nil {
 		return nil, err
 	}
 	if err := attach(tree, dir); err != nil {

@@ -37,7 +37,9 @@ func (m *mount) newSuper() Super {
 		s.Params = append(s.Params, Param{Key: "source", Value: m.source})
 	}
 	for _, flag := range m.options.Super {
-		if flag != "silent" { // only mount(2) has messages that it silences
+		// Only mount(2) has messages that it silences, and a flag for i_version,
+		// which the file systems that know of it count anyway by now.
+		if flag != "silent" && flag != "iversion" {
 			s.Params = append(s.Params, Param{Key: flag, Flag: true})
 		}
 	}
@@ -137,7 +139,7 @@ func (m *mount) destination(t *tree) (dest *os.File, existed bool, err error) {
 		dest, err = t.root.Open(m.dest, unix.O_PATH|unix.O_DIRECTORY)
 		existed = err == nil
 		if errors.Is(err, unix.ENOENT) {
-			dest, err = t.root.MkdirAll(m.dest)
+			dest, err = t.root.MkdirMissing(m.dest)
 		}
 		if errors.Is(err, unix.ENOTDIR) {
 			err = fmt.Errorf("the destination is no directory: %w", err)

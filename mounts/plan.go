@@ -23,6 +23,14 @@ type Config struct {
 	// containerd; if there are none, it is what is at Rootfs.
 	RootMounts []RootMount
 
+	// Visible has RootMounts mounted where tools of the host look for them. They
+	// always are if there is no mount namespace to mount anything in.
+	Visible bool
+
+	// NoPivotRoot says that the root will be moved over the old one, which stays
+	// in the mount namespace: see Strip.
+	NoPivotRoot bool
+
 	// Cgroup are the cgroup v1 hierarchies; a host with none has cgroup v2.
 	Cgroup []Hierarchy
 }
@@ -31,6 +39,14 @@ type Config struct {
 type Plan struct {
 	Rootfs string // host path on which the root is placed in the container's mount namespace
 	Root   []RootMount
+	// Visible says that Show has put the root there, in the shim's own mount
+	// namespace; Host that there is no other one to build in.
+	Visible, Host bool
+	// Strip says that Strip is to be called when nothing needs the host's /proc
+	// any more.
+	Strip bool
+
+	source string // the root of a container without Root
 	Supers []Super
 	Ops    []Op
 }
@@ -98,7 +114,19 @@ var namespaced = map[string]bool{"proc": true, "sysfs": true, "mqueue": true, "c
 // Compile makes the plan. An error is about a field of the spec, and names it.
 func Compile(c Config) (*Plan, error) {
 	linux := c.Spec.Linux
-	p := &Plan{Rootfs: c.Rootfs, Root: c.RootMounts}
+	p := &Plan{Rootfs: c.Rootfs, Root: c.RootMounts, Host: !has(linux, specs.MountNamespace), source: c.Rootfs}
+	p.Strip = c.NoPivotRoot && !p.Host
+	p.Visible = p.Host || c.Visible && len(p.Root) > 0
+	if p.Visible {
+		p.Rootfs = filepath.Join(c.Bundle, "rootfs")
+	}
+	if p.Visible && !p.Host && joined(linux, specs.MountNamespace) {
+		return nil, errors.New("linux.namespaces: the root cannot be mounted visibly for a mount namespace that is joined by path")
+	}
+	var err error
+	if p.Root, err = resolveRoot(c.RootMounts, p.Rootfs); err != nil {
+		return nil, err
+	}
 	userns := has(linux, specs.UserNamespace)
 
 	devBound := false // /dev is the host's: nothing is made in it
@@ -235,6 +263,11 @@ func has(linux *specs.Linux, kind specs.LinuxNamespaceType) bool {
 	return slices.ContainsFunc(linux.Namespaces, func(ns specs.LinuxNamespace) bool { return ns.Type == kind })
 }
 
+// joined says whether a namespace is given by path.
+func joined(linux *specs.Linux, kind specs.LinuxNamespaceType) bool {
+	return slices.ContainsFunc(linux.Namespaces, func(ns specs.LinuxNamespace) bool { return ns.Type == kind && ns.Path != "" })
+}
+
 // clean is a path in the container, without what does not matter in it.
 func clean(name string) string { return path.Clean("/" + name) }
 
@@ -250,13 +283,16 @@ func absolute(name, dir string) string {
 func (p *Plan) Lines() []Line {
 	var lines []Line
 	if len(p.Root) == 0 {
-		lines = append(lines, Line{Field: "root.path", Action: "bind", Source: p.Rootfs, Dest: "/", Options: "recursive"})
+		lines = append(lines, Line{Field: "root.path", Action: "bind", Source: p.source, Dest: "/", Options: "recursive"})
 	}
 	for i, m := range p.Root {
 		lines = append(lines, m.line(i))
 	}
 	for _, op := range p.Ops {
 		lines = append(lines, op.Line())
+	}
+	if p.Strip {
+		lines = append(lines, Line{Field: "default", Action: "unmount", Dest: "every proc and sysfs of the host"})
 	}
 	return lines
 }

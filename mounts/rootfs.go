@@ -5,6 +5,7 @@ import (
 	"fmt"
 	"os"
 	"path/filepath"
+	"slices"
 	"strings"
 
 	"golang.org/x/sys/unix"
@@ -18,11 +19,19 @@ type RootMount struct {
 	Type, Source string
 	Target       string // below the root, "" for the root itself
 	Options      []string
+
+	place  string         // path where it is mounted, Target aside
+	staged bool           // at a place of its own, for others to refer to
+	dirs   []newDirectory // to be made before
 }
 
 func (m RootMount) line(i int) Line {
+	dest := clean(m.Target)
+	if m.staged {
+		dest = m.place
+	}
 	return Line{
-		Field: fmt.Sprintf("rootfs[%d]", i), Action: m.Type, Source: m.Source, Dest: clean(m.Target),
+		Field: fmt.Sprintf("rootfs[%d]", i), Action: m.Type, Source: m.Source, Dest: dest,
 		Options: strings.Join(m.Options, ","),
 	}
 }
@@ -31,18 +40,32 @@ func (m RootMount) line(i int) Line {
 // namespace only: the host's table of mounts does not change, and when the last
 // process of the namespace is gone so are the mounts.
 func (p *Plan) buildRoot(b Builder) (*os.File, error) {
+	if p.Host {
+		return openRoot(p.Rootfs)
+	}
 	if err := isolate(p.Rootfs); err != nil {
 		return nil, fmt.Errorf("root.path %s: %w", p.Rootfs, err)
 	}
+	if p.Visible {
+		return p.bindRoot(p.Rootfs)
+	}
+	return p.makeRoot(b)
+}
+
+// makeRoot makes the container's root at Rootfs.
+func (p *Plan) makeRoot(b Builder) (*os.File, error) {
 	if len(p.Root) == 0 {
-		root, err := bindRoot(p.Rootfs)
-		if err != nil {
-			return nil, fmt.Errorf("root.path %s: %w", p.Rootfs, err)
-		}
-		return root, nil
+		return p.bindRoot(p.source)
+	}
+	if err := stage(p.Rootfs, p.Root); err != nil {
+		return nil, err
 	}
 	for i, m := range p.Root {
-		if err := m.mount(p.Rootfs, b); err != nil {
+		err := m.makeDirectories(p.Rootfs)
+		if err == nil {
+			err = m.mount(m.place, b)
+		}
+		if err != nil {
 			return nil, fmt.Errorf("mount the root (%s): %w", m.line(i), err)
 		}
 	}
@@ -74,17 +97,33 @@ func isolate(dir string) error {
 	}
 }
 
-// bindRoot makes the directory a mount of its own, as pivot_root(2) needs it.
-func bindRoot(dir string) (*os.File, error) {
-	at, err := os.OpenFile(dir, unix.O_PATH|unix.O_DIRECTORY|unix.O_NOFOLLOW|unix.O_CLOEXEC, 0)
+// bindRoot makes the directory a mount of its own at Rootfs, as pivot_root(2)
+// needs it.
+func (p *Plan) bindRoot(dir string) (*os.File, error) {
+	root, err := bindDirectory(dir, p.Rootfs)
+	if err != nil {
+		return nil, fmt.Errorf("root.path %s: %w", dir, err)
+	}
+	return root, nil
+}
+
+func bindDirectory(dir, dest string) (*os.File, error) {
+	from, err := os.OpenFile(dir, unix.O_PATH|unix.O_DIRECTORY|unix.O_NOFOLLOW|unix.O_CLOEXEC, 0)
 	if errors.Is(err, unix.ENOTDIR) {
 		return nil, fmt.Errorf("it is no directory, or a symbolic link: %w", err)
 	}
 	if err != nil {
 		return nil, err
 	}
-	defer at.Close()
-	root, err := clone(at, true)
+	defer from.Close()
+	at := from
+	if dest != dir {
+		if at, err = openRoot(dest); err != nil {
+			return nil, err
+		}
+		defer at.Close()
+	}
+	root, err := clone(from, true)
 	if err != nil {
 		return nil, err
 	}
@@ -94,14 +133,18 @@ func bindRoot(dir string) (*os.File, error) {
 	return root, nil
 }
 
+func (m RootMount) makeDirectories(stage string) error {
+	for _, d := range m.dirs {
+		if err := d.make(stage); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
 // mount does what containerd does with such a mount on the host (its package
 // core/mount), but in the thread's mount namespace.
 func (m RootMount) mount(rootfs string, b Builder) error {
-	for _, name := range m.Options {
-		if strings.HasPrefix(name, "X-containerd.") {
-			return fmt.Errorf("option %s: it is for containerd's mount manager, not for a runtime", name)
-		}
-	}
 	options, userns, err := idMapping(m.Options, b)
 	if err != nil {
 		return err
@@ -126,7 +169,7 @@ func (m RootMount) mount(rootfs string, b Builder) error {
 		}
 		return m.mount(rootfs, b)
 	}
-	if err := m.fileSystem(dir, o); err != nil || len(o.Propagation) == 0 && userns == nil {
+	if err := m.superblock(dir, o); err != nil || len(o.Propagation) == 0 && userns == nil {
 		return err
 	}
 	made, err := m.target(rootfs) // again: it is another directory now
@@ -143,7 +186,15 @@ func (m RootMount) mount(rootfs string, b Builder) error {
 		return err
 	}
 	defer tree.Close()
-	return m.place(tree, made, o, userns)
+	return m.put(tree, made, o, userns)
+}
+
+// superblock mounts a file system, of a device or of a file.
+func (m RootMount) superblock(dir *os.File, o Options) error {
+	if info, err := os.Stat(m.Source); slices.Contains(o.Data, "loop") || m.Type == "erofs" && err == nil && info.Mode().IsRegular() {
+		return m.mountImage(dir, o)
+	}
+	return m.fileSystem(dir, o)
 }
 
 // fileSystem mounts by mount(2), whose options, in one string, have no limit but
@@ -166,11 +217,11 @@ func (m RootMount) bind(dir *os.File, o Options, userns *os.File) error {
 	if err := setFlags(tree, o.Attrs); err != nil {
 		return err
 	}
-	return m.place(tree, dir, o, userns)
+	return m.put(tree, dir, o, userns)
 }
 
-// place attaches a mount, of which ids are mapped if userns is not nil.
-func (RootMount) place(tree, dir *os.File, o Options, userns *os.File) error {
+// put attaches a mount, of which ids are mapped if userns is not nil.
+func (RootMount) put(tree, dir *os.File, o Options, userns *os.File) error {
 	if userns != nil {
 		if err := mapIDs(tree, userns, false); err != nil {
 			return err

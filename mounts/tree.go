@@ -32,8 +32,13 @@ func (p *Plan) Build(b Builder) (_ *os.File, err error) {
 	}
 	t := &tree{Builder: b, sources: map[*bind]*os.File{}}
 	defer func() { err = errors.Join(err, t.close()) }()
-	if err := t.openSources(p.Ops); err != nil {
+	if err := t.openSources(p); err != nil {
 		return nil, err
+	}
+	if p.Strip {
+		if err := unix.Mount("", "/", "", unix.MS_SLAVE|unix.MS_REC, ""); err != nil {
+			return nil, os.NewSyscallError("mount", err)
+		}
 	}
 	root, err := p.buildRoot(b)
 	if err != nil {
@@ -89,15 +94,15 @@ type tree struct {
 	sources map[*bind]*os.File
 }
 
-func (t *tree) openSources(ops []Op) error {
-	for _, op := range ops {
+func (t *tree) openSources(p *Plan) error {
+	for _, op := range p.Ops {
 		b, ok := op.(*bind)
-		if !ok {
-			continue
+		if !ok || strings.HasPrefix(b.source+"/", p.Rootfs+"/") {
+			continue // it is in the root, which is not there yet
 		}
 		tree, err := openTree(unix.AT_FDCWD, b.source, 0, b.options.Recursive)
 		if errors.Is(err, unix.ENOENT) {
-			continue // it may be in the root, which is not there yet
+			continue // a link may lead there
 		}
 		if err != nil {
 			return b.explain(err)

@@ -54,6 +54,7 @@ type Config struct {
 	NoPivotRoot   bool
 	NoNewKeyring  bool
 	SystemdCgroup bool
+	VisibleRootfs bool // see mounts.Config
 
 	// Emit is told what happens to the container, in the order in which it
 	// happens. It must not wait, nor call back.
@@ -368,6 +369,9 @@ func (c *Container) destroy(ctx context.Context) error {
 	}
 	if err := c.runHooks(ctx, poststop, specs.StateStopped); err != nil {
 		log.L.WithError(err).Warnf("poststop hooks of %s", c.ID)
+	}
+	if err := c.record.hide(); err != nil {
+		return fmt.Errorf("delete container %s: %w", c.ID, err)
 	}
 	if err := c.record.remove(); err != nil {
 		return fmt.Errorf("delete container %s: %w", c.ID, err)

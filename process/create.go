@@ -42,6 +42,9 @@ func Create(ctx context.Context, config Config) (_ *Container, err error) {
 
 	c.record = &record{ID: c.ID, Namespace: c.Namespace, Daemon: c.Daemon, Cgroup: location, path: recordPath(c.Bundle)}
 	undo.add(c.record.remove)
+	if p.Mounts.Visible {
+		c.record.Visible = p.Mounts.Rootfs
+	}
 	if err := c.record.write(); err != nil {
 		return nil, err
 	}
@@ -69,6 +72,12 @@ func Create(ctx context.Context, config Config) (_ *Container, err error) {
 	// last, as at a deletion.
 	undo.add(func() error { return c.runHooks(context.WithoutCancel(ctx), poststop, specs.StateStopped) })
 
+	if p.Mounts.Visible {
+		undo.add(c.record.hide)
+		if err := kernel.Apart(func() error { return p.Mounts.Show(mounts.Builder{UserNS: newUserNamespace}) }); err != nil {
+			return nil, err
+		}
+	}
 	join, err := c.group.Join()
 	if err != nil {
 		return nil, err
@@ -165,7 +174,7 @@ func compile(config Config) (*Container, cgroup.Location, *plan.Create, error) {
 		return fail(err)
 	}
 	p, err := plan.NewCreate(s, c.ID, c.filter, host, plan.Options{
-		NoPivotRoot: c.NoPivotRoot, NoNewKeyring: c.NoNewKeyring,
+		NoPivotRoot: c.NoPivotRoot, NoNewKeyring: c.NoNewKeyring, Visible: c.VisibleRootfs,
 		RootMounts: c.RootMounts, Null: config.Stdio.Null(),
 	})
 	return c, location, p, err
@@ -258,6 +267,11 @@ func (m *making) furnish(ctx context.Context) error {
 	}
 	for _, stage := range []hookStage{prestart, createRuntime, createContainer} {
 		if err := m.runHooks(ctx, stage, specs.StateCreating); err != nil {
+			return err
+		}
+	}
+	if m.plan.Mounts.Strip {
+		if err := m.init.EnterMounts(func() error { return mounts.Strip(m.root) }); err != nil {
 			return err
 		}
 	}

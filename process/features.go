@@ -52,6 +52,12 @@ func memoryPolicy() *features.MemoryPolicy {
 	return &features.MemoryPolicy{Modes: modes, Flags: flags}
 }
 
+// Annotations are what containerd asks a runtime beside its Features: what of a
+// root file system it need not mount itself.
+func Annotations() map[string]string {
+	return map[string]string{"containerd.io/runtime-allow-mounts": mounts.RawMounts}
+}
+
 func namespaceNames() []string {
 	var names []string
 	for _, kind := range plan.Namespaces() {

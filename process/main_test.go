@@ -5,6 +5,7 @@ import (
 	"encoding/json"
 	"fmt"
 	"os"
+	"os/exec"
 	"path/filepath"
 	"runtime"
 	"slices"
@@ -94,6 +95,9 @@ func TestMain(m *testing.M) {
 	if err := unix.Prctl(unix.PR_SET_CHILD_SUBREAPER, 1, 0, 0, 0); err != nil {
 		panic(err)
 	}
+	if os.Getenv("OWN_MOUNTS") == "" {
+		os.Exit(inOwnMounts())
+	}
 	before := descriptors()
 	go kernel.ReapOrphans(context.Background(), time.Second)
 	code := m.Run()
@@ -102,6 +106,23 @@ func TestMain(m *testing.M) {
 		code = 1
 	}
 	os.Exit(code)
+}
+
+// inOwnMounts runs the tests in a mount namespace of their own: what they mount
+// on the host is not seen on the machine.
+func inOwnMounts() int {
+	cmd := exec.Command("/proc/self/exe", os.Args[1:]...)
+	cmd.Args[0] = os.Args[0]
+	cmd.Env = append(os.Environ(), "OWN_MOUNTS=1")
+	cmd.Stdin, cmd.Stdout, cmd.Stderr = os.Stdin, os.Stdout, os.Stderr
+	cmd.SysProcAttr = &unix.SysProcAttr{Unshareflags: unix.CLONE_NEWNS, Pdeathsig: unix.SIGKILL}
+	if err := cmd.Run(); err != nil {
+		if cmd.ProcessState == nil {
+			fmt.Println("a mount namespace for the tests:", err)
+		}
+		return 1
+	}
+	return 0
 }
 
 func descriptors() int {

@@ -14,6 +14,7 @@ import (
 	"github.com/containerd/log"
 	"github.com/opencontainers/runtime-spec/specs-go"
 
+	"github.com/myshim/myshim/mounts"
 	"github.com/myshim/myshim/process/cgroup"
 	"github.com/myshim/myshim/process/rdt"
 	"github.com/myshim/myshim/process/spec"
@@ -33,6 +34,7 @@ type record struct {
 	PID       int             `json:"pid,omitempty"` // of the init
 	Cgroup    cgroup.Location `json:"cgroup"`
 	RDT       *rdt.Group      `json:"rdt,omitempty"`
+	Visible   string          `json:"visible,omitempty"` // path of a root that is mounted on the host
 	Exit      *ExitStatus     `json:"exit,omitempty"`
 
 	path string
@@ -73,6 +75,14 @@ const pidName = "init.pid"
 func (r *record) ended(exit ExitStatus) error {
 	r.Exit = &exit
 	return r.write()
+}
+
+// hide unmounts a root that is mounted on the host.
+func (r *record) hide() error {
+	if r.Visible == "" {
+		return nil
+	}
+	return mounts.Hide(r.Visible)
 }
 
 // remove says that nothing is left of the container.
@@ -164,6 +174,9 @@ func (r *record) cleanup(ctx context.Context) error {
 		if err := c.runHooks(ctx, poststop, specs.StateStopped); err != nil {
 			log.G(ctx).WithError(err).Warnf("poststop hooks of %s", r.ID)
 		}
+	}
+	if err := r.hide(); err != nil {
+		return fmt.Errorf("clean up container %s: %w", r.ID, err)
 	}
 	return r.remove()
 }

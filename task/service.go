@@ -109,6 +109,7 @@ func (s *Service) create(ctx context.Context, r *api.CreateTaskRequest) (*api.Cr
 		NoPivotRoot:   o.NoPivotRoot,
 		NoNewKeyring:  o.NoNewKeyring,
 		SystemdCgroup: o.SystemdCgroup,
+		VisibleRootfs: o.VisibleRootfs,
 		Emit:          func(e process.Event) { s.emit(e, r) },
 	})
 	if err != nil {

@@ -31,12 +31,13 @@ func init() {
 
 func main() {
 	shim.Main(shim.Runtime{
-		Name:     "io.containerd.myshim.v1",
-		Version:  version,
-		Revision: revision,
-		Features: func() ([]byte, error) { return json.Marshal(process.Features()) },
-		Serve:    serve,
-		Cleanup:  cleanup,
+		Name:        "io.containerd.myshim.v1",
+		Version:     version,
+		Revision:    revision,
+		Annotations: process.Annotations(),
+		Features:    func() ([]byte, error) { return json.Marshal(process.Features()) },
+		Serve:       serve,
+		Cleanup:     cleanup,
 		Actions: []shim.Action{
 			{Name: "plan", Args: "[--json] BUNDLE", Help: "print how a container would be made", Run: printPlan},
 			{Name: "inspect", Args: "[-n NAMESPACE] [--json] [ID]", Help: "show running containers, their namespaces and mounts", Run: inspect},

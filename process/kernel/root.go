@@ -57,10 +57,20 @@ func (r Root) MkdirAll(name string) (*os.File, error) {
 	if !errors.Is(err, unix.ENOENT) {
 		return dir, err
 	}
-	if name, err = r.resolve(name); err != nil {
+	return r.MkdirMissing(name)
+}
+
+// MkdirMissing is MkdirAll for a path that Open has just not found.
+func (r Root) MkdirMissing(name string) (*os.File, error) {
+	if dir := r.mkdirLast(name); dir != nil {
+		return dir, nil
+	}
+	name, err := r.resolve(name)
+	if err != nil {
 		return nil, err
 	}
-	if dir, err = r.openPlain("/"); err != nil {
+	dir, err := r.openPlain("/")
+	if err != nil {
 		return nil, err
 	}
 	at := "/"
@@ -77,6 +87,27 @@ func (r Root) MkdirAll(name string) (*os.File, error) {
 		}
 	}
 	return dir, nil
+}
+
+// mkdirLast makes a directory of which only the last component is missing, which
+// is the usual case: nil if it is another one.
+func (r Root) mkdirLast(name string) *os.File {
+	name = strings.TrimRight(name, "/")
+	parent, err := r.Open(name[:strings.LastIndexByte(name, '/')+1]+".", unix.O_PATH|unix.O_DIRECTORY)
+	if err != nil {
+		return nil
+	}
+	defer parent.Close()
+	last := path.Base(name)
+	// A dangling link, or "..", exists.
+	if unix.Mkdirat(int(parent.Fd()), last, 0o755) != nil {
+		return nil
+	}
+	fd, err := unix.Openat(int(parent.Fd()), last, unix.O_PATH|unix.O_DIRECTORY|unix.O_NOFOLLOW|unix.O_CLOEXEC, 0)
+	if err != nil {
+		return nil // somebody has put something else in its place
+	}
+	return os.NewFile(uintptr(fd), name)
 }
 
 // Parent opens the directory of a path (O_PATH), made if missing, and returns

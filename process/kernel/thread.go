@@ -13,9 +13,7 @@ import (
 // of the thread are the namespace's root. Programs started by f are in the
 // namespace too.
 //
-// The thread dies with the call: it is locked, and never unlocked, so that no
-// other goroutine gets to run in there. For the process's first thread Go has
-// no such end; main keeps it for itself by locking it at init time.
+// The thread dies with the call, see Apart.
 func (p *Process) EnterMounts(f func() error) error {
 	return p.EnterNamespaces(unix.CLONE_NEWNS, f)
 }
@@ -24,26 +22,30 @@ func (p *Process) EnterMounts(f func() error) error {
 // Into a pid namespace only the programs get that f starts; into a user
 // namespace no thread does.
 func (p *Process) EnterNamespaces(flags int, f func() error) error {
+	return Apart(func() error {
+		err := p.Use(func(fd int) error { return unix.Setns(fd, flags) })
+		if err != nil {
+			return fmt.Errorf("join namespaces of process %d: %w", p.PID, err)
+		}
+		return f()
+	})
+}
+
+// Apart calls f on a thread that has a root, a working directory and a umask of
+// its own; one that shares its root with others may not join a mount namespace.
+//
+// The thread dies with the call: it is locked, and never unlocked, so that no
+// other goroutine gets to run on it. For the process's first thread Go has no
+// such end; main keeps it for itself by locking it at init time.
+func Apart(f func() error) error {
 	done := make(chan error, 1)
 	go func() {
 		runtime.LockOSThread()
-		err := p.enter(flags)
+		err := os.NewSyscallError("unshare", unix.Unshare(unix.CLONE_FS))
 		if err == nil {
 			err = f()
 		}
 		done <- err
 	}()
 	return <-done
-}
-
-func (p *Process) enter(flags int) error {
-	// A thread that shares its root with others may not change it.
-	if err := unix.Unshare(unix.CLONE_FS); err != nil {
-		return os.NewSyscallError("unshare", err)
-	}
-	err := p.Use(func(fd int) error { return unix.Setns(fd, flags) })
-	if err != nil {
-		return fmt.Errorf("join namespaces of process %d: %w", p.PID, err)
-	}
-	return nil
 }

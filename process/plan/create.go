@@ -32,6 +32,7 @@ type Create struct {
 func NewCreate(c *spec.Container, id string, filter *seccomp.Filter, host Host, options Options) (*Create, error) {
 	fs, err := mounts.Compile(mounts.Config{
 		Spec: c.Spec, Bundle: c.Bundle, Rootfs: c.Rootfs, RootMounts: options.RootMounts, Cgroup: host.Cgroup,
+		Visible: options.Visible, NoPivotRoot: options.NoPivotRoot,
 	})
 	if err != nil {
 		return nil, fmt.Errorf("%w: %w", spec.ErrInvalid, err)

@@ -68,6 +68,7 @@ type Script struct {
 type Options struct {
 	NoPivotRoot  bool // the root is moved over the old one, see pivot_root(2), "NOTES"
 	NoNewKeyring bool // the session keyring of the shim is kept
+	Visible      bool // the root file system is mounted on the host too, at rootfs in the bundle
 	// RootMounts make the root file system, as in the Create request.
 	RootMounts []mounts.RootMount
 	// Null says which of the descriptors 0, 1 and 2 are the host's /dev/null;

@@ -79,6 +79,8 @@ func checkNamespaces(c *Container) error {
 		return Invalid("linux.uidMappings", "a new user namespace needs some")
 	case user != nil && user.Path == "" && len(c.Linux.GIDMappings) == 0:
 		return Invalid("linux.gidMappings", "a new user namespace needs some")
+	case user != nil && !c.Has(specs.MountNamespace):
+		return Invalid("linux.namespaces", "a user namespace needs a mount namespace too: in the host's it may not mount anything")
 	}
 	for _, m := range []struct {
 		field string
@@ -158,6 +160,9 @@ func checkLinux(c *Container) error {
 	l := c.Linux
 	if !slices.Contains(propagations, l.RootfsPropagation) {
 		return Invalid("linux.rootfsPropagation", "%q is not one of %s", l.RootfsPropagation, strings.Join(propagations[1:], ", "))
+	}
+	if l.RootfsPropagation != "" && !c.Has(specs.MountNamespace) {
+		return Invalid("linux.rootfsPropagation", "it needs a mount namespace, and linux.namespaces has none: it would be that of the host's root")
 	}
 	for _, paths := range []struct {
 		field string

@@ -1,6 +1,7 @@
 package spec
 
 import (
+	"cmp"
 	"encoding/json"
 	"errors"
 	"fmt"
@@ -127,7 +128,7 @@ func ParseProcess(data []byte) (*specs.Process, error) {
 func unmarshal(data []byte, v any) error {
 	err := json.Unmarshal(data, v)
 	if wrong, ok := errors.AsType[*json.UnmarshalTypeError](err); ok {
-		return Invalid(wrong.Field, "a JSON %s does not fit into a %s", wrong.Value, wrong.Type)
+		return Invalid(cmp.Or(wrong.Field, "the document"), "a JSON %s does not fit into a %s", wrong.Value, wrong.Type)
 	}
 	if syntax, ok := errors.AsType[*json.SyntaxError](err); ok {
 		return fmt.Errorf("%w: %w, at byte %d", ErrInvalid, err, syntax.Offset)

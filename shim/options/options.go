@@ -32,6 +32,7 @@ type Options struct {
 	SystemdCgroup bool   // cgroupsPath is slice:prefix:name, made by systemd
 	CriuImagePath string // checkpoint to restore from
 	CriuWorkPath  string // where criu leaves its logs
+	VisibleRootfs bool   // the root file system is mounted on the host too, at rootfs in the bundle
 }
 
 // field has the number of a field in containerd.runc.v1.Options, and its name
@@ -55,6 +56,7 @@ func (o *Options) fields() []field {
 		{9, "SystemdCgroup", &o.SystemdCgroup},
 		{10, "CriuImagePath", &o.CriuImagePath},
 		{11, "CriuWorkPath", &o.CriuWorkPath},
+		{0, "VisibleRootfs", &o.VisibleRootfs}, // of this runtime only, so it has no number
 		// CRI passes the whole table, with the fields of runtimeoptions.v1.Options.
 		{0, "TypeUrl", nil},
 		{0, "ConfigPath", nil},

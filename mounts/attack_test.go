@@ -1,0 +1,393 @@
+package mounts
+
+import (
+	"errors"
+	"fmt"
+	"os"
+	"path/filepath"
+	"strings"
+	"sync"
+	"testing"
+	"time"
+
+	"github.com/opencontainers/runtime-spec/specs-go"
+	"golang.org/x/sys/unix"
+)
+
+// The tests of this file are attacks that have worked on other runtimes. Each is
+// first tried on a naive implementation, in the test, on which it must work.
+
+// refused wants an error with the text; the attack has succeeded if there is none.
+func refused(err error, text string) (bool, error) {
+	if err == nil {
+		return true, nil
+	}
+	if !strings.Contains(err.Error(), text) {
+		return false, fmt.Errorf("refused for another reason than %q: %w", text, err)
+	}
+	return false, nil
+}
+
+// CVE-2019-16884: a volume at /proc takes what is written to /proc/self/attr.
+func TestVolumeAtProc(t *testing.T) {
+	for _, dest := range []string{"/proc", "/proc/self/task", "/x", "/x/self/task", "/../proc/./"} {
+		host, rootfs := image(t, "proc/", "x -> /proc", "host:volume/fake")
+		attack(t, func() (bool, error) {
+			err := unix.Mount("proc", rootfs+"/proc", "proc", 0, "")
+			at := filepath.Clean(strings.Replace(dest, "/x", "/proc", 1))
+			err = errors.Join(err, unix.Mount(host+"/volume", filepath.Join(rootfs, at), "", unix.MS_BIND, ""))
+			return fileSystem(filepath.Join(rootfs, at)) != unix.PROC_SUPER_MAGIC, err
+		}, func() (bool, error) {
+			volume := mounting(specs.Mount{Destination: dest, Source: host + "/volume", Options: []string{"bind"}})
+			return refused(tryBuild(container(volume), rootfs), "cannot be mounted because it is")
+		})
+	}
+	apart(t, func() error { // what lxcfs does
+		host, rootfs := image(t, "proc/", "host:meminfo")
+		return tryBuild(container(mounting(specs.Mount{Destination: "/proc/meminfo", Source: host + "/meminfo", Options: []string{"bind"}})), rootfs)
+	})
+}
+
+// CVE-2019-19921, CVE-2023-27561, CVE-2023-28642: where the image has a link as
+// /proc or /sys, it is a directory of a volume that looks like one.
+func TestProcIsALink(t *testing.T) {
+	for _, kind := range []string{"proc", "sysfs"} {
+		name := map[string]string{"proc": "/proc", "sysfs": "/sys"}[kind]
+		for _, to := range []string{"/tmp", "tmp", "../../../tmp", "/missing"} {
+			_, rootfs := image(t, "tmp/fake", name+" -> "+to)
+			attack(t, func() (bool, error) {
+				// Scoped to the root, and followed.
+				err := os.MkdirAll(filepath.Join(rootfs, filepath.Clean("/"+to)), 0o755)
+				err = errors.Join(err, unix.Mount(kind, filepath.Join(rootfs, filepath.Clean("/"+to)), kind, 0, ""))
+				info, statErr := os.Lstat(rootfs + name)
+				return info.Mode()&os.ModeSymlink != 0, errors.Join(err, statErr)
+			}, func() (bool, error) {
+				s := container()
+				s.Mounts = []specs.Mount{{Destination: name, Type: kind, Source: kind}}
+				return refused(tryBuild(s, rootfs), "must be mounted on ordinary directory")
+			})
+		}
+	}
+}
+
+// swap exchanges two names until it is stopped, as a container with the volume can.
+func swap(a, b string) (stop func()) {
+	done := make(chan struct{})
+	var wg sync.WaitGroup
+	wg.Go(func() {
+		for {
+			select {
+			case <-done:
+				return
+			default:
+				_ = unix.Renameat2(unix.AT_FDCWD, a, unix.AT_FDCWD, b, unix.RENAME_EXCHANGE)
+			}
+		}
+	})
+	return func() { close(done); wg.Wait() }
+}
+
+// The same, while another container swaps the directory for a link.
+func TestProcBecomesALink(t *testing.T) {
+	race := func(one func(rootfs string) error) (bool, error) {
+		built := 0
+		for end := time.Now().Add(*raceTime); time.Now().Before(end) || built == 0; {
+			_, rootfs := image(t, "proc/", "tmp/", "link -> tmp")
+			stop := swap(rootfs+"/proc", rootfs+"/link")
+			err := one(rootfs)
+			stop()
+			if fileSystem(rootfs+"/tmp") == unix.PROC_SUPER_MAGIC {
+				return true, nil
+			}
+			if err == nil {
+				built++
+			}
+			_ = unix.Unmount(rootfs, unix.MNT_DETACH)
+			if time.Since(end) > 10*time.Second {
+				return false, errors.New("not a single container could be made")
+			}
+		}
+		return false, nil
+	}
+	attack(t, func() (bool, error) {
+		return race(func(rootfs string) error {
+			if info, err := os.Lstat(rootfs + "/proc"); err != nil || !info.IsDir() {
+				return errors.New("no directory")
+			}
+			return unix.Mount("proc", rootfs+"/proc", "proc", 0, "")
+		})
+	}, func() (bool, error) {
+		return race(func(rootfs string) error { return tryBuild(container(), rootfs) })
+	})
+}
+
+// CVE-2019-18837: a destination leads out of the root.
+func TestDestinationOutside(t *testing.T) {
+	for _, dest := range []string{"/../../outside/x", "/up/outside/x", "/abs/x", "/dangling/x", "/a/../../../outside/x"} {
+		host, rootfs := image(t, "proc/", "a/", "host:outside/", "up -> ../..", "abs -> HOST/outside", "dangling -> HOST/outside/missing")
+		outside := host + "/outside"
+		before := inventory(outside)
+		attack(t, func() (bool, error) {
+			defer func() { _ = os.RemoveAll(outside); _ = os.Mkdir(outside, 0o755) }()
+			// filepath.Join would clean the dots, which is all that many do.
+			path := rootfs + dest
+			if strings.HasPrefix(dest, "/dangling") {
+				_ = os.Mkdir(outside+"/missing", 0o755)
+			}
+			return inventory(outside) != before || fileExists(outside, func() error { return os.MkdirAll(path, 0o755) }), nil
+		}, func() (bool, error) {
+			tmpfs := mounting(specs.Mount{Destination: dest, Type: "tmpfs", Source: "tmpfs"})
+			if err := tryBuild(container(tmpfs), rootfs); err != nil {
+				return false, err
+			}
+			if got := inventory(outside); got != before {
+				return true, fmt.Errorf("outside: %s", got)
+			}
+			places, err := mountedOutside(rootfs)
+			return strings.Contains(places, host), err
+		})
+	}
+}
+
+func fileExists(dir string, make func() error) bool {
+	before := inventory(dir)
+	_ = make()
+	return inventory(dir) != before
+}
+
+// CVE-2021-30465 and CVE-2024-45310: while a destination in a shared volume is
+// looked up, another container exchanges a directory of it for a link. Then a
+// file system is mounted, or directories and files are made, on the host.
+func TestDestinationSwapped(t *testing.T) {
+	race := func(one func(rootfs, volume string) error) (bool, error) {
+		host, rootfs := image(t, "proc/", "v/", "host:volume/m/", "host:outside/", "host:volume/link -> HOST/outside", "host:file")
+		volume, outside := host+"/volume", host+"/outside"
+		before := inventory(outside)
+		places, err := mountedOutside(rootfs)
+		if err != nil {
+			return false, err
+		}
+		defer swap(volume+"/m", volume+"/link")()
+		for end := time.Now().Add(*raceTime); time.Now().Before(end); {
+			_ = one(rootfs, volume) // it may fail, as long as it does nothing out there
+			now, err := mountedOutside(rootfs)
+			if err != nil {
+				return false, err
+			}
+			if inventory(outside) != before || now != places {
+				return true, nil
+			}
+			_ = unix.Unmount(rootfs, unix.MNT_DETACH)
+			_ = os.RemoveAll(volume + "/m/a")
+		}
+		return false, nil
+	}
+	attack(t, func() (bool, error) {
+		return race(func(rootfs, volume string) error {
+			err := unix.Mount(rootfs, rootfs, "", unix.MS_BIND, "")
+			err = errors.Join(err, unix.Mount(volume, rootfs+"/v", "", unix.MS_BIND, ""))
+			// Checked, and then used by its name.
+			if link, _ := filepath.EvalSymlinks(rootfs + "/v/m"); !strings.HasPrefix(link, rootfs) {
+				return err
+			}
+			err = errors.Join(err, os.MkdirAll(rootfs+"/v/m/a/b", 0o755))
+			return errors.Join(err, unix.Mount("tmpfs", rootfs+"/v/m/a/b", "tmpfs", 0, ""))
+		})
+	}, func() (bool, error) {
+		return race(func(rootfs, volume string) error {
+			return tryBuild(container(mounting(
+				specs.Mount{Destination: "/v", Source: volume, Options: []string{"rbind"}},
+				specs.Mount{Destination: "/v/m/a/b", Type: "tmpfs", Source: "tmpfs"},
+				specs.Mount{Destination: "/v/m/a/c/file", Source: filepath.Dir(volume) + "/file", Options: []string{"bind"}},
+			)), rootfs)
+		})
+	})
+}
+
+// CVE-2023-25809: the host's cgroups can be written to, though the mount is
+// read-only by its options: mount(2) takes no notice of MS_RDONLY for a bind.
+func TestCgroupIsReadonly(t *testing.T) {
+	host, rootfs := image(t, "proc/", "sys/fs/cgroup/", "host:cgroup/memory/c/cgroup.procs")
+	write := func(path string) (bool, error) {
+		f, err := os.OpenFile(path, os.O_WRONLY, 0)
+		if err != nil {
+			if errors.Is(err, unix.EROFS) {
+				err = nil
+			}
+			return false, err
+		}
+		return true, f.Close()
+	}
+	attack(t, func() (bool, error) {
+		err := unix.Mount(host+"/cgroup/memory/c", rootfs+"/sys/fs/cgroup", "", unix.MS_BIND|unix.MS_RDONLY, "")
+		ok, writeErr := write(rootfs + "/sys/fs/cgroup/cgroup.procs")
+		return ok, errors.Join(err, writeErr)
+	}, func() (bool, error) {
+		s := container(mounting(specs.Mount{Destination: "/sys/fs/cgroup", Type: "cgroup", Source: "cgroup", Options: []string{"ro"}}))
+		root, err := build(s, rootfs, Hierarchy{Name: "memory", Dir: host + "/cgroup/memory/c"})
+		if err != nil {
+			return false, err
+		}
+		ok, err := write(rootfs + "/sys/fs/cgroup/memory/cgroup.procs")
+		return ok, errors.Join(err, root.Close())
+	})
+}
+
+// CVE-2025-31133: the image, or a container with the same volume as /dev, has
+// made something of its own of the file that masks are made of.
+func TestMaskOfTheImage(t *testing.T) {
+	for _, null := range []string{"dev/null -> HOST/target", "dev/null -> ../target", "dev/null"} {
+		host, rootfs := image(t, "proc/", null, "secret", "target", "host:target")
+		attack(t, func() (bool, error) {
+			err := unix.Mount(rootfs+"/dev/null", rootfs+"/secret", "", unix.MS_BIND, "")
+			return contains(rootfs+"/secret", "target") || contains(rootfs+"/secret", "null"), err
+		}, func() (bool, error) {
+			s := container(mounting(specs.Mount{Destination: "/dev", Source: rootfs + "/dev", Options: []string{"rbind"}}))
+			s.Linux.MaskedPaths = []string{"/secret"}
+			err := tryBuild(s, rootfs)
+			f, openErr := os.Open(rootfs + "/secret")
+			if err = errors.Join(err, openErr); err != nil {
+				return false, err
+			}
+			defer f.Close()
+			return nullDevice.verify(f) != nil, nil
+		})
+		// Without such a mount there must be a true null device in /dev.
+		apart(t, func() error {
+			_, err := refused(tryBuild(container(), rootfs), "there is something else")
+			return errors.Join(err, expect(contains(host+"/target", "target")))
+		})
+	}
+	// A link is not followed: what it hides would be of the image's choice.
+	_, rootfs := image(t, "proc/", "secret -> other", "other")
+	attack(t, func() (bool, error) {
+		return true, unix.Mount("/dev/null", rootfs+"/secret", "", unix.MS_BIND, "")
+	}, func() (bool, error) {
+		s := container()
+		s.Linux.MaskedPaths = []string{"/secret"}
+		return refused(tryBuild(s, rootfs), "mask /secret (linux.maskedPaths[0]): it is a symbolic link")
+	})
+}
+
+func contains(path, text string) bool {
+	data, _ := os.ReadFile(path)
+	return strings.Contains(string(data), text)
+}
+
+func expect(ok bool) error {
+	if !ok {
+		return errors.New("not as it was")
+	}
+	return nil
+}
+
+// CVE-2025-52565: the terminal is bound over what the image's /dev/console leads
+// to, or the image has terminals of its own.
+func TestConsoleOfTheImage(t *testing.T) {
+	devpts := specs.Mount{Destination: "/dev/pts", Type: "devpts", Source: "devpts", Options: []string{"newinstance", "ptmxmode=0666"}}
+	host, rootfs := image(t, "proc/", "dev/pts/", "dev/console -> HOST/target", "host:target")
+	attack(t, func() (bool, error) {
+		err := unix.Mount("/dev/null", rootfs+"/dev/console", "", unix.MS_BIND, "")
+		return !contains(host+"/target", "target"), err
+	}, func() (bool, error) {
+		root, err := build(container(mounting(devpts)), rootfs)
+		if err != nil {
+			return false, err
+		}
+		defer root.Close()
+		master, slave, err := OpenTerminal(root)
+		if err != nil {
+			return false, err
+		}
+		defer master.Close()
+		defer slave.Close()
+		ok, err := refused(BindConsole(root, slave), "is a symbolic link")
+		return ok || !contains(host+"/target", "target"), err
+	})
+	for _, fake := range []string{"dev/pts/ptmx", "dev/pts/ptmx -> HOST/target", "dev/pts -> HOST/outside"} {
+		_, rootfs := image(t, "proc/", fake, "host:target", "host:outside/ptmx")
+		attack(t, func() (bool, error) {
+			f, err := os.OpenFile(rootfs+"/dev/pts/ptmx", os.O_RDWR, 0)
+			if err != nil {
+				return false, err
+			}
+			return true, f.Close()
+		}, func() (bool, error) {
+			root, err := openRoot(rootfs)
+			if err != nil {
+				return false, err
+			}
+			defer root.Close()
+			_, _, err = OpenTerminal(root)
+			return refused(err, "process.terminal: ")
+		})
+	}
+}
+
+// CVE-2026-41579, CVE-2026-47766: the image has a link as /dev, and nodes and
+// links are made, and a file named ptmx removed, where it leads to.
+func TestDevIsALink(t *testing.T) {
+	for _, link := range []string{"dev -> HOST/outside", "dev -> ../../outside"} {
+		host, rootfs := image(t, "proc/", link, "host:outside/ptmx")
+		before := inventory(host + "/outside")
+		attack(t, func() (bool, error) {
+			defer os.Remove(host + "/outside/null")
+			return fileExists(host+"/outside", func() error {
+				return unix.Mknod(rootfs+"/dev/null", unix.S_IFCHR|0o666, int(unix.Mkdev(1, 3)))
+			}), nil
+		}, func() (bool, error) {
+			err := tryBuild(container(), rootfs)
+			return inventory(host+"/outside") != before, err
+		})
+	}
+}
+
+// CVE-2022-23648: what a tmpfs starts with is copied, and not what links in the
+// image lead to.
+func TestCopyUpOfLinks(t *testing.T) {
+	host, rootfs := image(t, "proc/", "data/link -> HOST/secret", "data/up -> ../../../secret", "data/dir -> HOST", "host:secret")
+	attack(t, func() (bool, error) {
+		text, err := os.ReadFile(rootfs + "/data/link")
+		err = errors.Join(err, unix.Mount("tmpfs", rootfs+"/data", "tmpfs", 0, ""), os.WriteFile(rootfs+"/data/link", text, 0o644))
+		return contains(rootfs+"/data/link", "secret"), err
+	}, func() (bool, error) {
+		tmpfs := mounting(specs.Mount{Destination: "/data", Type: "tmpfs", Source: "tmpfs", Options: []string{"tmpcopyup"}})
+		err := tryBuild(container(tmpfs), rootfs)
+		for name, to := range map[string]string{"link": host + "/secret", "up": "../../../secret", "dir": host} {
+			got, linkErr := os.Readlink(rootfs + "/data/" + name)
+			if err = errors.Join(err, linkErr); got != to {
+				return true, err
+			}
+		}
+		return false, err
+	})
+}
+
+// Without a cgroup namespace, a new mount of cgroup2 is one of the host's, and
+// takes its options along (runc issue 5258): there is to be none.
+func TestCgroup2OfTheHost(t *testing.T) {
+	for _, private := range []bool{false, true} {
+		s := container(mounting(specs.Mount{Destination: "/sys/fs/cgroup", Type: "cgroup", Source: "cgroup", Options: []string{"ro", "memory_recursiveprot"}}))
+		if private {
+			s.Linux.Namespaces = append(s.Linux.Namespaces, specs.LinuxNamespace{Type: specs.CgroupNamespace})
+		}
+		p, err := Compile(Config{Spec: s, Bundle: "/b", Rootfs: "/b/rootfs"})
+		if err != nil {
+			t.Fatal(err)
+		}
+		made := 0
+		for _, super := range p.Supers {
+			if super.Type == "cgroup2" {
+				made++
+			}
+		}
+		if want := map[bool]int{false: 0, true: 1}[private]; made != want {
+			t.Errorf("own cgroup namespace %v: %d superblocks of cgroup2, want %d", private, made, want)
+		}
+		for _, line := range p.Lines() {
+			if line.Dest == "/sys/fs/cgroup" && !private && (line.Action != "bind" || !strings.Contains(line.Options, "ro")) {
+				t.Errorf("%s", line)
+			}
+		}
+	}
+}

@@ -1,0 +1,143 @@
+package process
+
+import (
+	"errors"
+	"fmt"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"strings"
+	"syscall"
+	"testing"
+
+	"github.com/opencontainers/runtime-spec/specs-go"
+	"golang.org/x/sys/unix"
+)
+
+func init() {
+	inside["clear-readonly"] = clearReadonly
+	inside["attach"] = attachInherited
+}
+
+// clearReadonly tries to make mounts writable, and to write there.
+func clearReadonly(dirs []string) int {
+	for _, dir := range dirs {
+		remount := unix.Mount("", dir, "", unix.MS_REMOUNT|unix.MS_BIND, "")
+		write := os.WriteFile(filepath.Join(dir, "written"), nil, 0o644)
+		fmt.Printf("%s: %v, %v\n", dir, remount, errors.Is(write, unix.EROFS))
+	}
+	return 0
+}
+
+// attachInherited is the naive implementation: the mount that is inherited as
+// descriptor 3 was cloned in the host's mount namespace.
+func attachInherited(args []string) int {
+	at, err := os.Open(args[0])
+	if err == nil {
+		err = unix.MoveMount(3, "", int(at.Fd()), "", unix.MOVE_MOUNT_F_EMPTY_PATH|unix.MOVE_MOUNT_T_EMPTY_PATH)
+	}
+	if err != nil {
+		fmt.Println(err)
+		return 1
+	}
+	return clearReadonly(args)
+}
+
+// A read-only mount of the host stays read-only in a user namespace whose root
+// may mount. That it is, is a lock of the kernel's, which a clone has only if it
+// was made in the container's mount namespace.
+func TestReadonlyMountOfTheHost(t *testing.T) {
+	source, place := t.TempDir(), t.TempDir()
+	if err := os.Chmod(source, 0o777); err != nil {
+		t.Fatal(err)
+	}
+	if err := errors.Join(unix.Mount(source, source, "", unix.MS_BIND, ""), unix.Mount("", source, "", unix.MS_REMOUNT|unix.MS_BIND|unix.MS_RDONLY, "")); err != nil {
+		t.Fatal(err)
+	}
+	defer func() { _ = unix.Unmount(source, unix.MNT_DETACH) }()
+
+	fd, err := unix.OpenTree(unix.AT_FDCWD, source, unix.OPEN_TREE_CLONE|unix.OPEN_TREE_CLOEXEC)
+	if err != nil {
+		t.Fatal(err)
+	}
+	clone := os.NewFile(uintptr(fd), source)
+	defer clone.Close()
+	naive := exec.Command("/proc/self/exe", "attach", place)
+	naive.Env = []string{"INSIDE=1"}
+	naive.ExtraFiles = []*os.File{clone}
+	ids := []syscall.SysProcIDMap{{HostID: 0, Size: 1}}
+	naive.SysProcAttr = &unix.SysProcAttr{Cloneflags: unix.CLONE_NEWUSER | unix.CLONE_NEWNS, UidMappings: ids, GidMappings: ids}
+	out, err := naive.CombinedOutput()
+	if want := place + ": <nil>, false\n"; err != nil || string(out) != want {
+		t.Fatalf("the attack does not work anyway: %q (%v), want %q", out, err, want)
+	}
+
+	got := output(t, func(s *specs.Spec) {
+		userNamespace(s)
+		privileged(s)
+		for dest, options := range map[string]string{"/plain": "bind", "/recursive": "rbind", "/nosuid": "bind,nosuid,rprivate"} {
+			s.Mounts = append(s.Mounts, specs.Mount{Destination: "/dev" + dest, Source: source, Options: strings.Split(options, ",")})
+		}
+	}, "clear-readonly", "/dev/plain", "/dev/recursive", "/dev/nosuid")
+	for line := range strings.Lines(got) {
+		if !strings.HasSuffix(line, ": operation not permitted, true\n") {
+			t.Errorf("inside: %s", line)
+		}
+	}
+	if strings.Count(got, "\n") != 3 {
+		t.Errorf("inside: %q", got)
+	}
+	cfg, _ := config(t, func(s *specs.Spec) {
+		userNamespace(s)
+		s.Mounts = append(s.Mounts, specs.Mount{Destination: "/dev/rw", Source: source, Options: []string{"rbind", "rw"}})
+	}, "true")
+	if _, err := Create(t.Context(), cfg); err == nil || !strings.Contains(err.Error(), "cannot clear locked flags") {
+		t.Errorf("rw: %v", err)
+	}
+}
+
+// CVE-2025-52881: what is written to /proc goes somewhere else, since the image,
+// or a volume, has files in its place.
+func TestSysctlOfAFakedProc(t *testing.T) {
+	canary := filepath.Join(t.TempDir(), "canary")
+	fake := func(rootfs string) string {
+		if err := os.WriteFile(canary, []byte("alive"), 0o666); err != nil {
+			t.Fatal(err)
+		}
+		dir := filepath.Join(rootfs, "proc/sys/net/ipv4")
+		if err := errors.Join(os.MkdirAll(dir, 0o755), os.Symlink(canary, dir+"/ip_forward")); err != nil {
+			t.Fatal(err)
+		}
+		return dir + "/ip_forward"
+	}
+	if err := os.WriteFile(fake(t.TempDir()), []byte("1"), 0o644); err != nil {
+		t.Fatal(err)
+	}
+	if text, _ := os.ReadFile(canary); string(text) != "1" {
+		t.Fatalf("the attack does not work anyway: %q", text)
+	}
+	for name, mounted := range map[string]bool{"proc of the container": true, "no proc at all": false} {
+		cfg, _ := config(t, func(s *specs.Spec) {
+			s.Linux.Sysctl = map[string]string{"net.ipv4.ip_forward": "1"}
+			if !mounted {
+				s.Mounts = s.Mounts[1:]
+				s.Linux.MaskedPaths, s.Linux.ReadonlyPaths = nil, nil
+			}
+		}, "sleep")
+		fake(filepath.Join(cfg.Bundle, "rootfs"))
+		c := create(t, cfg)
+		start(t, c)
+		if text, _ := os.ReadFile(canary); string(text) != "alive" {
+			t.Errorf("%s: the attack works", name)
+		}
+		if mounted {
+			ps := &specs.Process{Cwd: "/", Args: []string{"/test", "cat", "/proc/sys/net/ipv4/ip_forward"}, Env: []string{"INSIDE=1"}}
+			if got := execOutput(t, c, ps); got != "1\n" {
+				t.Errorf("%s: %q", name, got)
+			}
+		}
+		if err := c.Destroy(t.Context()); err != nil {
+			t.Error(err)
+		}
+	}
+}
