@@ -175,7 +175,7 @@ func (c *Container) enter(ctx context.Context, e entry, open func() (cgroup.Join
 		}
 		return l.Go([]byte{1})
 	}
-	if err := errors.Join(c.record.RDT.Join(l.PID()), setLimits(l.PID(), e.process)); err != nil {
+	if err := c.record.RDT.Join(l.PID()); err != nil {
 		return nil, err
 	}
 	if err := l.Go(homeVariable(e.root, e.process), e.terminal...); err != nil {

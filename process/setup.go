@@ -30,9 +30,8 @@ func setLimits(pid int, p *specs.Process) error {
 		}
 	}
 	if io := p.IOPriority; io != nil {
-		const whoProcess, classShift = 1, 13
-		value := spec.IOPriorityClasses[io.Class]<<classShift | io.Priority
-		if _, _, errno := unix.Syscall(unix.SYS_IOPRIO_SET, whoProcess, uintptr(pid), uintptr(value)); errno != 0 {
+		const whoProcess = 1
+		if _, _, errno := unix.Syscall(unix.SYS_IOPRIO_SET, whoProcess, uintptr(pid), uintptr(spec.IOPriority(io))); errno != 0 {
 			return fmt.Errorf("process.ioPriority: %s, %d: %w", io.Class, io.Priority, errno)
 		}
 	}

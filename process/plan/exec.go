@@ -1,6 +1,8 @@
 package plan
 
 import (
+	"encoding/binary"
+	"fmt"
 	"strings"
 
 	"github.com/opencontainers/runtime-spec/specs-go"
@@ -41,6 +43,7 @@ func NewExec(c *spec.Container, id string, process *specs.Process, filter *secco
 	case affinity.Initial == "": // else it is left to the kernel what becomes of that
 		b.affinity("", "")
 	}
+	b.limits()
 	b.enterContainer(c)
 	if b.userns {
 		b.becomeRoot()
@@ -77,6 +80,23 @@ func NewExec(c *spec.Container, id string, process *specs.Process, filter *secco
 	b.execute()
 
 	return &b.Script
+}
+
+// limits sets what may take rights that the process has only before it enters
+// a user namespace. Not by the shim from outside, which cannot know when the
+// execve of the init is over: the kernel puts back RLIMIT_STACK at its end
+// (finalize_exec, Linux 4.18).
+func (b *builder) limits() {
+	for i, r := range b.process.Rlimits {
+		value := binary.NativeEndian.AppendUint64(binary.NativeEndian.AppendUint64(nil, r.Soft), r.Hard)
+		limit := b.Bytes(value, fmt.Sprintf("{%d, %d}", r.Soft, r.Hard))
+		b.Add(script.Prlimit, script.Int(0), script.Flags(uint64(spec.Rlimits[r.Type]), r.Type), limit, script.Null).
+			For(fmt.Sprintf("process.rlimits[%d]", i))
+	}
+	if io := b.process.IOPriority; io != nil {
+		const whoProcess = 1
+		b.Add(script.IoprioSet, script.Int(whoProcess), script.Int(0), script.Int(spec.IOPriority(io))).For("process.ioPriority")
+	}
 }
 
 // filterLetsEnter says whether a process with the filter can still enter the pid

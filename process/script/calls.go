@@ -20,12 +20,14 @@ var (
 	Fsmount       = Call{unix.SYS_FSMOUNT, "fsmount"}
 	Fsopen        = Call{unix.SYS_FSOPEN, "fsopen"}
 	Ioctl         = Call{unix.SYS_IOCTL, "ioctl"}
+	IoprioSet     = Call{unix.SYS_IOPRIO_SET, "ioprio_set"}
 	Keyctl        = Call{unix.SYS_KEYCTL, "keyctl"}
 	Mount         = Call{unix.SYS_MOUNT, "mount"}
 	Openat        = Call{unix.SYS_OPENAT, "openat"}
 	Openat2       = Call{unix.SYS_OPENAT2, "openat2"}
 	Personality   = Call{unix.SYS_PERSONALITY, "personality"}
 	PivotRoot     = Call{unix.SYS_PIVOT_ROOT, "pivot_root"}
+	Prlimit       = Call{unix.SYS_PRLIMIT64, "prlimit64"}
 	Prctl         = Call{unix.SYS_PRCTL, "prctl"}
 	Read          = Call{unix.SYS_READ, "read"}
 	Recvmsg       = Call{unix.SYS_RECVMSG, "recvmsg"}

@@ -65,7 +65,7 @@ func checkProcess(p *specs.Process, field string) error {
 		}
 	}
 	if io := p.IOPriority; io != nil {
-		if _, ok := IOPriorityClasses[io.Class]; !ok {
+		if _, ok := ioPriorityClasses[io.Class]; !ok {
 			return Invalid(field+".ioPriority.class", "there is no class %q", io.Class)
 		}
 		if io.Priority < 0 || io.Priority > 7 {
@@ -201,8 +201,14 @@ var SchedulerFlags = map[specs.LinuxSchedulerFlag]uint64{
 	specs.SchedFlagUtilClampMax: unix.SCHED_FLAG_UTIL_CLAMP_MAX,
 }
 
-// IOPriorityClasses are the classes of ioprio_set(2).
-var IOPriorityClasses = map[specs.IOPriorityClass]int{
+// IOPriority is one as ioprio_set(2) takes it.
+func IOPriority(io *specs.LinuxIOPriority) int {
+	const classShift = 13
+	return ioPriorityClasses[io.Class]<<classShift | io.Priority
+}
+
+// ioPriorityClasses are the classes of ioprio_set(2).
+var ioPriorityClasses = map[specs.IOPriorityClass]int{
 	specs.IOPRIO_CLASS_RT:   1,
 	specs.IOPRIO_CLASS_BE:   2,
 	specs.IOPRIO_CLASS_IDLE: 3,
