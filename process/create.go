@@ -229,7 +229,10 @@ func (m *making) answer(ctx context.Context, r plan.Report) error {
 	case plan.Supers:
 		return m.furnish(ctx)
 	case plan.Listener:
-		return m.takeListener(ctx, m.start, specs.StateCreating)
+		if m.spec.Process.NoNewPrivileges { // then the filter is the last thing, at the start
+			return m.takeListener(ctx, m.start, m.init, specs.StateCreated)
+		}
+		return m.takeListener(ctx, m.start, m.init, specs.StateCreating)
 	}
 	return fmt.Errorf("the process says something at the wrong time: %v", r)
 }

@@ -168,7 +168,11 @@ func (c *Container) enter(ctx context.Context, e entry, open func() (cgroup.Join
 	}()
 	l.answer = func(r plan.Report) error {
 		if r == plan.Listener {
-			return c.takeListener(ctx, l, specs.StateRunning)
+			k, err := kernel.OpenChild(l.PID())
+			if err != nil {
+				return err
+			}
+			return errors.Join(c.takeListener(ctx, l, k, specs.StateRunning), k.Close())
 		}
 		if err := setScheduler(l.PID(), e.process.Scheduler); err != nil {
 			return err

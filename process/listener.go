@@ -16,26 +16,21 @@ import (
 // takeListener takes the listener of a process's seccomp filter, hands it to the
 // agent, and lets the process go on (config-linux.md, "The Container Process
 // State").
-func (c *Container) takeListener(ctx context.Context, l *launching, status specs.ContainerState) error {
-	if err := c.sendListener(ctx, l, status); err != nil {
+func (c *Container) takeListener(ctx context.Context, l *launching, k *kernel.Process, status specs.ContainerState) error {
+	if err := c.sendListener(ctx, l, k, status); err != nil {
 		return fmt.Errorf("linux.seccomp.listenerPath: %w", err)
 	}
 	return l.Go([]byte{1})
 }
 
-func (c *Container) sendListener(ctx context.Context, l *launching, status specs.ContainerState) error {
-	k, err := kernel.OpenChild(l.PID())
-	if err != nil {
-		return err
-	}
-	defer k.Close()
+func (c *Container) sendListener(ctx context.Context, l *launching, k *kernel.Process, status specs.ContainerState) error {
 	listener, err := k.Descriptor(int(l.script.Listener.Value(l.report)), "the listener of the seccomp filter")
 	if err != nil {
 		return err
 	}
 	defer listener.Close()
 	message, err := json.Marshal(specs.ContainerProcessState{
-		Version: specs.Version, Fds: []string{specs.SeccompFdName}, Pid: l.PID(), Metadata: c.filter.ListenerMetadata,
+		Version: specs.Version, Fds: []string{specs.SeccompFdName}, Pid: k.PID, Metadata: c.filter.ListenerMetadata,
 		State: specs.State{
 			Version: specs.Version, ID: c.ID, Status: status, Pid: c.Init.State().PID, Bundle: c.Bundle, Annotations: c.spec.Annotations,
 		},
