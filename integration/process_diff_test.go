@@ -357,7 +357,10 @@ var processCases = map[string]func() []processCase{
 	},
 	"each capability": func() []processCase {
 		var all []processCase
-		for _, name := range capNames {
+		for i, name := range capNames {
+			if hostBounding()&(1<<i) == 0 {
+				continue // runc fails, and we leave it out: see TestMissingCapability
+			}
 			one := []string{"CAP_" + name}
 			all = append(all, processCase{name: name, change: func(s *specs.Spec) {
 				s.Process.Capabilities = &specs.LinuxCapabilities{Bounding: one, Permitted: one, Effective: one}
@@ -383,7 +386,11 @@ var processCases = map[string]func() []processCase{
 		limit("empty", "", 0, 0)
 		limit("soft over hard", "RLIMIT_CORE", 2, 1)
 		limit("too many files", "RLIMIT_NOFILE", 1<<40, 1<<40)
-		for _, adj := range []int{-1000, -998, -1, 0, 1, 500, 1000, 1001, -1001} {
+		scores := []int{0, 1, 500, 1000, 1001, -1001}
+		if hostBounding()&(1<<unix.CAP_SYS_RESOURCE) != 0 {
+			scores = append(scores, -1, -998, -1000)
+		}
+		for _, adj := range scores {
 			all = append(all, processCase{name: fmt.Sprintf("oom_score_adj %d", adj), change: process(func(p *specs.Process) { p.OOMScoreAdj = &adj })})
 		}
 		return append(all,

@@ -17,7 +17,7 @@ func checkLabels(p *specs.Process) error {
 	case p.ApparmorProfile != "" && !hasAppArmor():
 		return spec.Invalid("process.apparmorProfile", "this kernel has no AppArmor, or it is switched off: profile %q", p.ApparmorProfile)
 	case p.SelinuxLabel != "" && !hasSELinux():
-		return spec.Invalid("process.selinuxLabel", "this kernel has no SELinux, or it is switched off: label %q", p.SelinuxLabel)
+		return spec.Invalid("process.selinuxLabel", "SELinux is not supported by this kernel, or switched off: label %q", p.SelinuxLabel)
 	}
 	return nil
 }
