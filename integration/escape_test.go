@@ -164,9 +164,14 @@ func TestPodMembersShareNothing(t *testing.T) {
 				s.Errorf("%s in %q", secret, out)
 			}
 		}
-		// The naive runtime is this process: its children have its environment.
-		if naive := (procFS{dir: fmt.Sprint("/proc/", s.shimPid(first))}).read("environ"); !strings.Contains(naive, "TTRPC_ADDRESS") {
-			s.Log("the shim cleans its own environment")
+		// A runtime that handed on what it has would make this of it.
+		naive := first.newMember(testbox("env"), variable("SHIM_SECRET"))
+		naive.launch()
+		_, err = naive.wait("")
+		s.must(err)
+		s.awaitEOF(naive.streams.out)
+		if out := naive.streams.out.String(); !strings.Contains(out, "SHIM_SECRET=1") {
+			s.Errorf("the secret cannot be seen even where it is: %q", out)
 		}
 		// And what is handed to one of them is not seen by the other.
 		f := facts{}
