@@ -19,7 +19,9 @@ import (
 // image that is read-only, another one to be written to, and what refers to both.
 func TestRootOfImages(t *testing.T) {
 	for kind, mkfs := range map[string]func(file, tree string) []string{
-		"ext4":  func(file, tree string) []string { return []string{"mke2fs", "-q", "-t", "ext4", "-d", tree, file, "64m"} },
+		"ext4": func(file, tree string) []string {
+			return []string{"mke2fs", "-q", "-t", "ext4", "-d", tree, file, "64m"}
+		},
 		"erofs": func(file, tree string) []string { return []string{"mkfs.erofs", file, tree} },
 	} {
 		t.Run(kind, func(t *testing.T) {
