@@ -70,7 +70,9 @@ func TestCgroupsOfTheHost(t *testing.T) {
 			s.Mounts = append(s.Mounts, specs.Mount{Destination: "/dev/cgroup", Type: "cgroup", Source: "cgroup", Options: append(options, "nosuid")})
 		}, "join", "/dev/cgroup/cgroup.procs", "/dev/cgroup/*/cgroup.procs")
 	}
-	all := func(got, want string) bool { return got != "" && strings.Count(got, want+"\n") == strings.Count(got, "\n") }
+	all := func(got, want string) bool {
+		return got != "" && strings.Count(got, want+"\n") == strings.Count(got, "\n")
+	}
 	host := func(*specs.Spec) {}
 	if got := try(host); !all(got, "<nil>") {
 		t.Fatalf("the attack does not work anyway: %q", got)
