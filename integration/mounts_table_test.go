@@ -55,17 +55,17 @@ func mountCases() []mountCase {
 	for _, f := range flags {
 		add("bind "+f, "bind d /data rbind,"+f)
 		add("bind r"+f, "bind d /data rbind,r"+f)
-		add("tmpfs "+f, "tmpfs tmpfs /data "+f)
+		add("tmpfs "+f, "tmpfs none /data "+f)
 	}
 	for _, f := range []string{"private", "slave", "shared", "unbindable"} {
 		add("bind "+f, "bind d /data rbind,"+f)
 		add("bind r"+f, "bind d /data rbind,r"+f)
-		add("tmpfs "+f, "tmpfs tmpfs /data "+f)
+		add("tmpfs "+f, "tmpfs none /data "+f)
 	}
 	for _, f := range []string{"sync", "async", "dirsync", "mand", "nomand", "lazytime", "nolazytime", "iversion", "silent", "loud", "defaults", "remount",
 		"mode=0700", "uid=5,gid=6", "size=64k,nr_inodes=10", "x-systemd.automount,X-thing=1", "nonsense", "size=lots", "tmpcopyup",
 		"tmpcopyup,ro", "ro,mode=1777", "rro", "rnosuid,rro"} {
-		add("tmpfs "+f, "tmpfs tmpfs /data "+f)
+		add("tmpfs "+f, "tmpfs none /data "+f)
 	}
 	for _, f := range []string{"sync", "nonsense", "x-thing,ro", "defaults", "ro,rw", "rw,ro", "nosuid,nodev,noexec,ro,noatime,rprivate", "rro,rw",
 		"noatime,nodiratime", "rnoatime,strictatime", "rslave,ro", "slave,rshared", "lazytime", "remount"} {
@@ -81,28 +81,28 @@ func mountCases() []mountCase {
 	for _, dest := range []string{"/var/run/x", "/abs", "/abs/new", "/up", "/up/new", "/dangling", "/dangling/new", "/loop", "/loop/x", "/etc/alias",
 		"/etc/hosts/x", "/work/../data", "work/relative", "//work//", "/work/.", "/", "/..", "/proclink", "/proclink/meminfo", "/syslink/fs", "/devlink"} {
 		add("directory to "+dest, "bind d "+dest+" rbind")
-		add("tmpfs to "+dest, "tmpfs tmpfs "+dest+" mode=711")
+		add("tmpfs to "+dest, "tmpfs none "+dest+" mode=711")
 	}
 	for _, dest := range []string{"/var/run/x", "/abs/new", "/dangling", "/etc/alias", "/proclink/meminfo"} {
 		add("file to "+dest, "bind f "+dest+" bind,ro")
 	}
 
 	// Nested and overlapping destinations.
-	add("one below the other", "bind d /data bind; tmpfs tmpfs /data/sub -; bind f /data/sub/file bind")
-	add("one above the other", "tmpfs tmpfs /data/x/y mode=700; bind empty /data bind")
+	add("one below the other", "bind d /data bind; tmpfs none /data/sub; bind f /data/sub/file bind")
+	add("one above the other", "tmpfs none /data/x/y mode=700; bind empty /data bind")
 	add("twice the same place", "bind d /data bind; bind empty /data bind,ro")
 	add("three times a tmpfs", "tmpfs a /data mode=700; tmpfs b /data mode=711; tmpfs c /data mode=755")
 	add("below a read-only bind", "bind d /data rbind,ro; bind f /data/hello bind")
 	add("missing below a read-only bind", "bind d /data rbind,ro; bind f /data/new bind")
-	add("missing below a read-only tmpfs", "tmpfs tmpfs /data ro; bind f /data/new/file bind; tmpfs tmpfs /data/t ro")
+	add("missing below a read-only tmpfs", "tmpfs none /data ro; bind f /data/new/file bind; tmpfs none /data/t ro")
 	add("file on a file of a bind", "bind d /data bind; bind f /data/hello bind,ro")
 	add("bind of the root's own", "bind / /work rbind,ro")
 	add("over /dev/shm", "bind d /dev/shm bind")
 	add("over /dev", "bind d /dev bind")
-	add("tmpfs over /dev", "tmpfs tmpfs /dev mode=755")
+	add("tmpfs over /dev", "tmpfs none /dev mode=755")
 	add("over a device", "bind f /dev/null bind")
 	add("below /dev", "bind d /dev/d bind; bind f /dev/f bind,ro")
-	add("below /run", "bind f /run/secrets/f bind,ro; tmpfs tmpfs /run/lock nosuid,mode=1777")
+	add("below /run", "bind f /run/secrets/f bind,ro; tmpfs none /run/lock nosuid,mode=1777")
 	add("host's device", "bind /dev/zero /dev/mine bind,ro; bind /dev/full /work/full bind")
 	add("relative source", "bind bundle:config.json /work/config bind,ro; bind bundle:rootfs /mnt rbind")
 	add("relative source that leaves the bundle", "bind bundle:../nowhere /mnt bind")
@@ -110,36 +110,36 @@ func mountCases() []mountCase {
 	add("type none", "none d /data bind")
 
 	// Types.
-	add("proc", "proc proc /mnt nosuid,noexec,nodev")
-	add("proc again", "proc proc /proc nosuid")
-	add("proc hidepid", "proc proc /mnt hidepid=2")
-	add("sysfs", "sysfs sysfs /mnt ro")
-	add("devpts", "devpts devpts /mnt newinstance,ptmxmode=0666,mode=0620")
-	add("mqueue", "mqueue mqueue /mnt nosuid")
-	add("overlay", "overlay overlay /mnt lowerdir=/etc:/usr/lib,nosuid")
-	add("overlay ro", "overlay overlay /mnt lowerdir=/etc:/usr/lib,ro")
-	add("cgroup", "cgroup cgroup /sys/fs/cgroup nosuid,noexec,nodev,relatime,ro")
-	add("cgroup rw", "cgroup cgroup /sys/fs/cgroup nosuid,noexec,nodev")
-	all = append(all, mountCase{name: "cgroup, own namespace", mounts: "cgroup cgroup /sys/fs/cgroup nosuid,noexec,nodev,relatime,ro", change: ownCgroup})
+	add("proc", "proc none /mnt nosuid,noexec,nodev")
+	add("proc again", "proc none /proc nosuid")
+	add("proc hidepid", "proc none /mnt hidepid=2")
+	add("sysfs", "sysfs none /mnt ro")
+	add("devpts", "devpts none /mnt newinstance,ptmxmode=0666,mode=0620")
+	add("mqueue", "mqueue none /mnt nosuid")
+	add("overlay", "overlay none /mnt lowerdir=/etc:/usr/lib,nosuid")
+	add("overlay ro", "overlay none /mnt lowerdir=/etc:/usr/lib,ro")
+	add("cgroup", "cgroup none /sys/fs/cgroup nosuid,noexec,nodev,relatime,ro")
+	add("cgroup rw", "cgroup none /sys/fs/cgroup nosuid,noexec,nodev")
+	all = append(all, mountCase{name: "cgroup, own namespace", mounts: "cgroup none /sys/fs/cgroup nosuid,noexec,nodev,relatime,ro", change: ownCgroup})
 	add("unknown type", "nosuchfs x /mnt")
 	add("no type", "- d /mnt")
-	add("tmpfs over proc", "tmpfs tmpfs /proc")
+	add("tmpfs over proc", "tmpfs none /proc")
 	add("directory over proc", "bind d /proc bind")
 	add("proc over proc", "bind /proc /proc rbind")
 	add("file over meminfo", "bind f /proc/meminfo bind,ro; bind f /proc/uptime bind,ro")
 	add("file over version", "bind f /proc/version bind")
-	add("tmpfs over /proc/sys", "tmpfs tmpfs /proc/sys")
+	add("tmpfs over /proc/sys", "tmpfs none /proc/sys")
 	add("directory over /sys", "bind d /sys bind")
 	add("directory below /sys", "bind d /sys/firmware bind")
 
 	// The root.
 	for _, p := range []string{"private", "rprivate", "slave", "rslave", "shared", "rshared", "unbindable", "runbindable"} {
-		all = append(all, mountCase{name: "root " + p, mounts: "bind d /data rbind; tmpfs tmpfs /work", change: func(s *specs.Spec) { s.Linux.RootfsPropagation = p }})
+		all = append(all, mountCase{name: "root " + p, mounts: "bind d /data rbind; tmpfs none /work", change: func(s *specs.Spec) { s.Linux.RootfsPropagation = p }})
 	}
 	readonly := func(s *specs.Spec) { s.Root.Readonly = true }
 	all = append(all,
-		mountCase{name: "read-only root", mounts: "bind d /data rbind; tmpfs tmpfs /new/dir -; bind f /new/file bind", change: readonly},
-		mountCase{name: "masked and read-only", mounts: "bind d /data rbind; tmpfs tmpfs /mnt", change: func(s *specs.Spec) {
+		mountCase{name: "read-only root", mounts: "bind d /data rbind; tmpfs none /new/dir; bind f /new/file bind", change: readonly},
+		mountCase{name: "masked and read-only", mounts: "bind d /data rbind; tmpfs none /mnt", change: func(s *specs.Spec) {
 			s.Linux.MaskedPaths = []string{"/data/hello", "/data/sub", "/etc/secret", "/mnt", "/missing/x", "/etc/secret"}
 			s.Linux.ReadonlyPaths = []string{"/data", "/work", "/etc/hosts", "/missing"}
 		}},
@@ -151,11 +151,11 @@ func mountCases() []mountCase {
 		}},
 		mountCase{name: "devices", change: someDevices},
 		mountCase{name: "devices without a /dev mount", change: func(s *specs.Spec) { someDevices(s); s.Mounts = s.Mounts[:1] }},
-		mountCase{name: "idmap", mounts: "bind d /data bind,idmap", change: mapIDs(1000, 5000)},
-		mountCase{name: "ridmap", mounts: "bind d /data rbind,ridmap", change: mapIDs(1000, 5000)},
-		mountCase{name: "mappings without an option", mounts: "bind d /data bind", change: mapIDs(1000, 5000)},
+		mountCase{name: "idmap", mounts: "bind d /data bind,idmap", change: mapIDs},
+		mountCase{name: "ridmap", mounts: "bind d /data rbind,ridmap", change: mapIDs},
+		mountCase{name: "mappings without an option", mounts: "bind d /data bind", change: mapIDs},
 		mountCase{name: "idmap without mappings", mounts: "bind d /data bind,idmap"},
-		mountCase{name: "idmap of a tmpfs", mounts: "tmpfs tmpfs /data idmap", change: mapIDs(1000, 5000)},
+		mountCase{name: "idmap of a tmpfs", mounts: "tmpfs none /data idmap", change: mapIDs},
 	)
 
 	// A part of it in a user namespace too.
@@ -184,10 +184,8 @@ func someDevices(s *specs.Spec) {
 	s.Linux.Devices = append(s.Linux.Devices, specs.LinuxDevice{Path: "/dev/full", Type: "c", Major: 1, Minor: 7, GID: ptr(uint32(9))})
 }
 
-func mapIDs(container, host uint32) func(*specs.Spec) {
-	return func(s *specs.Spec) {
-		last := &s.Mounts[len(s.Mounts)-1]
-		last.UIDMappings = []specs.LinuxIDMapping{{ContainerID: container, HostID: host, Size: 10}}
-		last.GIDMappings = last.UIDMappings
-	}
+func mapIDs(s *specs.Spec) {
+	last := &s.Mounts[len(s.Mounts)-1]
+	last.UIDMappings = []specs.LinuxIDMapping{{ContainerID: 1000, HostID: 5000, Size: 10}}
+	last.GIDMappings = last.UIDMappings
 }

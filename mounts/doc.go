@@ -4,7 +4,8 @@
 // they are done, each knowing the line of the spec that it comes from. It makes
 // no system call. Plan.Build then does them, on a thread that has joined the
 // container's mount namespace, where the host's tree is still visible; see
-// package kernel.
+// package kernel. Only without a mount namespace, and where it is asked for, is
+// anything mounted on the host: Plan.Show and Hide.
 //
 // Three rules make it safe against whatever the image, or another container
 // with a shared volume, has in the place of a path:

@@ -47,6 +47,7 @@ type Plan struct {
 	Strip bool
 
 	source string // the root of a container without Root
+	peers  bool   // the mount that the root stands on may have peers, see isolate
 	Supers []Super
 	Ops    []Op
 }
@@ -116,6 +117,7 @@ func Compile(c Config) (*Plan, error) {
 	linux := c.Spec.Linux
 	p := &Plan{Rootfs: c.Rootfs, Root: c.RootMounts, Host: !has(linux, specs.MountNamespace), source: c.Rootfs}
 	p.Strip = c.NoPivotRoot && !p.Host
+	p.peers = !slices.Contains([]string{"", "rslave", "rprivate", "runbindable"}, linux.RootfsPropagation)
 	p.Visible = p.Host || c.Visible && len(p.Root) > 0
 	if p.Visible {
 		p.Rootfs = filepath.Join(c.Bundle, "rootfs")

@@ -2,7 +2,6 @@ package mounts
 
 import (
 	"errors"
-	"fmt"
 	"os"
 	"os/exec"
 	"path/filepath"
@@ -22,10 +21,10 @@ func TestResolveRoot(t *testing.T) {
 		{"layers", []RootMount{
 			{Type: "erofs", Source: "/1.erofs", Options: []string{"ro", "loop"}},
 			{Type: "erofs", Source: "/2.erofs", Options: []string{"ro", "loop"}},
-			{Type: "format/mkdir/overlay", Source: "overlay", Options: []string{
+			{Type: "format/mkdir/overlay", Source: "o", Options: []string{
 				"X-containerd.mkdir.path={{ mount 0 }}/upper:0755", "lowerdir={{ overlay 1 0 }}", "upperdir={{mount 0}}/upper", "x={{ source 1 }}",
 			}},
-		}, "rootfs[0]   erofs /1.erofs -> /r/0  ro,loop\nrootfs[1]   erofs /2.erofs -> /r/1  ro,loop\nrootfs[2]   overlay overlay -> /  lowerdir=/r/1:/r/0,upperdir=/r/0/upper,x=/2.erofs"},
+		}, "rootfs[0]   erofs /1.erofs -> /r/0  ro,loop\nrootfs[1]   erofs /2.erofs -> /r/1  ro,loop\nrootfs[2]   overlay o -> /  lowerdir=/r/1:/r/0,upperdir=/r/0/upper,x=/2.erofs"},
 		{"mkdir alone", []RootMount{{Type: "mkdir/bind", Source: "/a", Options: []string{"rbind", "X-containerd.mkdir.path=/a"}}}, "rootfs[0]   bind /a -> /  rbind"},
 		{"beyond", []RootMount{{Type: "format/bind", Source: "{{ mount 0 }}"}}, "rootfs[0]: mount 0: there are only 0 mounts before"},
 		{"unknown word", []RootMount{{Type: "a"}, {Type: "format/bind", Source: "{{ mounts 0 }}"}}, "rootfs[1]: there is no mounts of 1 mounts"},
@@ -155,6 +154,6 @@ func TestNewDirectoryInAnImage(t *testing.T) {
 		}
 	}
 	if got := inventory(host + "/outside"); got != " d---------\n/d d---------" {
-		t.Errorf("outside:%s", fmt.Sprint(got))
+		t.Errorf("outside:%s", got)
 	}
 }

@@ -43,8 +43,10 @@ func (p *Plan) buildRoot(b Builder) (*os.File, error) {
 	if p.Host {
 		return openRoot(p.Rootfs)
 	}
-	if err := isolate(p.Rootfs); err != nil {
-		return nil, fmt.Errorf("root.path %s: %w", p.Rootfs, err)
+	if p.peers {
+		if err := isolate(p.Rootfs); err != nil {
+			return nil, fmt.Errorf("root.path %s: %w", p.Rootfs, err)
+		}
 	}
 	if p.Visible {
 		return p.bindRoot(p.Rootfs)

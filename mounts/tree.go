@@ -32,8 +32,10 @@ func (p *Plan) Build(b Builder) (_ *os.File, err error) {
 	}
 	t := &tree{Builder: b, sources: map[*bind]*os.File{}}
 	defer func() { err = errors.Join(err, t.close()) }()
-	if err := t.openSources(p); err != nil {
-		return nil, err
+	if p.peers {
+		if err := t.openSources(p); err != nil {
+			return nil, err
+		}
 	}
 	if p.Strip {
 		if err := unix.Mount("", "/", "", unix.MS_SLAVE|unix.MS_REC, ""); err != nil {
@@ -87,10 +89,12 @@ type tree struct {
 	empty *os.File // an empty, read-only file system, to mask directories
 	path  string   // where the root is in the mount namespace, see inside
 
-	// sources are the trees of bind mounts, as far as they exist yet. They are
-	// taken before the root is built, since isolate, then, takes the mount
-	// that they may be on out of its peer group: what is mounted on the host
-	// later would not get into the container, nor, with shared, the other way.
+	// sources are the trees of bind mounts, as far as they exist yet. Where
+	// isolate is needed they are taken before it, since it takes the mount that
+	// they may be on out of its peer group: what is mounted on the host later
+	// would not get into the container, nor, with shared, the other way. Else
+	// they are not: beyond 256 open descriptors, every doubling of their table
+	// waits for a grace period of RCU, 15 to 40 ms.
 	sources map[*bind]*os.File
 }
 

@@ -17,6 +17,7 @@ import (
 func init() {
 	inside["clear-readonly"] = clearReadonly
 	inside["attach"] = attachInherited
+	inside["join"] = joinCgroup
 }
 
 // clearReadonly tries to make mounts writable, and to write there.
@@ -41,6 +42,47 @@ func attachInherited(args []string) int {
 		return 1
 	}
 	return clearReadonly(args)
+}
+
+// joinCgroup tries to get into cgroups that are seen at the paths.
+func joinCgroup(patterns []string) int {
+	for _, pattern := range patterns {
+		files, _ := filepath.Glob(pattern)
+		for _, file := range files {
+			f, err := os.OpenFile(file, os.O_WRONLY, 0)
+			if err == nil {
+				f.Close()
+			}
+			fmt.Println(err)
+		}
+	}
+	return 0
+}
+
+// CVE-2023-25809: with no cgroup namespace, the container's cgroups are read-only
+// if the mount is. Without that option they are not, which shows that it is what
+// keeps them so; in a user namespace it is also that they are the host's root's.
+func TestCgroupsOfTheHost(t *testing.T) {
+	try := func(change func(*specs.Spec), options ...string) string {
+		return output(t, func(s *specs.Spec) {
+			change(s)
+			privileged(s)
+			s.Mounts = append(s.Mounts, specs.Mount{Destination: "/dev/cgroup", Type: "cgroup", Source: "cgroup", Options: append(options, "nosuid")})
+		}, "join", "/dev/cgroup/cgroup.procs", "/dev/cgroup/*/cgroup.procs")
+	}
+	all := func(got, want string) bool {
+		return got != "" && strings.Count(got, want+"\n") == strings.Count(got, "\n")
+	}
+	host := func(*specs.Spec) {}
+	if got := try(host); !all(got, "<nil>") {
+		t.Fatalf("the attack does not work anyway: %q", got)
+	}
+	if got := try(host, "ro"); !all(got, "read-only file system") {
+		t.Errorf("read-only: %q", got)
+	}
+	if got := try(userNamespace, "ro"); !all(got, "permission denied") && !all(got, "read-only file system") {
+		t.Errorf("read-only, in a user namespace: %q", got)
+	}
 }
 
 // A read-only mount of the host stays read-only in a user namespace whose root

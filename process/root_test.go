@@ -70,6 +70,32 @@ func TestNoMountNamespace(t *testing.T) {
 	}
 }
 
+// A container that shares all namespaces with the host is one all the same.
+func TestNoNamespaces(t *testing.T) {
+	mark := filepath.Join(t.TempDir(), "hook")
+	cfg, _ := config(t, func(s *specs.Spec) {
+		noMountNamespace(s)
+		s.Linux.Namespaces = nil
+		s.Mounts = []specs.Mount{s.Mounts[0], s.Mounts[len(s.Mounts)-1]} // /proc, and the program
+		s.Hooks = &specs.Hooks{CreateContainer: []specs.Hook{{Path: "/bin/sh", Args: []string{"sh", "-c", "echo > " + mark}}}}
+	}, "sleep")
+	c := create(t, cfg)
+	start(t, c)
+	if _, err := os.Stat(mark); err != nil {
+		t.Errorf("the hook: %v", err)
+	}
+	ps := &specs.Process{Cwd: "/", Args: []string{"/test", "cat", "/proc/self/mountinfo"}, Env: []string{"INSIDE=1"}}
+	if got := execOutput(t, c, ps); strings.Count(got, "\n") != 3 {
+		t.Errorf("inside:\n%s", got)
+	}
+	if err := c.Destroy(t.Context()); err != nil {
+		t.Fatal(err)
+	}
+	if got := hostMounts(t, cfg.Bundle); len(got) != 0 {
+		t.Errorf("left on the host: %q", got)
+	}
+}
+
 func TestNoMountNamespaceRefuses(t *testing.T) {
 	for field, change := range map[string]func(*specs.Spec){
 		"linux.maskedPaths":       func(s *specs.Spec) { s.Linux.MaskedPaths = []string{"/proc/kcore"} },

@@ -23,9 +23,10 @@ func (p *Process) EnterMounts(f func() error) error {
 // namespace no thread does.
 func (p *Process) EnterNamespaces(flags int, f func() error) error {
 	return Apart(func() error {
-		err := p.Use(func(fd int) error { return unix.Setns(fd, flags) })
-		if err != nil {
-			return fmt.Errorf("join namespaces of process %d: %w", p.PID, err)
+		if flags != 0 { // setns(2) wants at least one
+			if err := p.Use(func(fd int) error { return unix.Setns(fd, flags) }); err != nil {
+				return fmt.Errorf("join namespaces of process %d: %w", p.PID, err)
+			}
 		}
 		return f()
 	})

@@ -19,7 +19,8 @@ import (
 // Create is how a container is made.
 type Create struct {
 	Script
-	Mounts *mounts.Plan
+	Namespaces []specs.LinuxNamespace // as the spec has them; the others are the host's
+	Mounts     *mounts.Plan
 	// Supers are the cells with the descriptors of Mounts.Supers.
 	Supers []script.Cell
 	// Context has the descriptor of the file system that is being made: when a
@@ -39,7 +40,7 @@ func NewCreate(c *spec.Container, id string, filter *seccomp.Filter, host Host, 
 	}
 	b := newBuilder(host, options, c.Process, filter)
 	b.userns = c.Has(specs.UserNamespace)
-	p := &Create{Mounts: fs, Context: b.context}
+	p := &Create{Namespaces: c.Linux.Namespaces, Mounts: fs, Context: b.context}
 
 	b.enter()
 	b.joinTasks()

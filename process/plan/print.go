@@ -1,10 +1,14 @@
 package plan
 
 import (
+	"cmp"
 	"encoding/json"
 	"fmt"
+	"slices"
 	"strconv"
 	"strings"
+
+	"github.com/opencontainers/runtime-spec/specs-go"
 
 	"github.com/myshim/myshim/mounts"
 	"github.com/myshim/myshim/process/script"
@@ -14,11 +18,35 @@ import (
 // the container's init does, line by line.
 func (p *Create) String() string {
 	var b strings.Builder
-	b.WriteString("mounts, in the container's mount namespace:\n")
+	b.WriteString("namespaces:\n")
+	for _, ns := range p.namespaces() {
+		fmt.Fprintf(&b, "%-11s %s\n", ns.Type, ns.From)
+	}
+	b.WriteString("\nmounts, in the container's mount namespace:\n")
 	for _, line := range p.Mounts.Lines() {
 		fmt.Fprintln(&b, line)
 	}
 	return b.String() + "\n" + p.Script.String()
+}
+
+// namespace is one of the container's, as it is printed.
+type namespace struct {
+	Type specs.LinuxNamespaceType `json:"type"`
+	From string                   `json:"from"` // "new", "the host's" or a path
+}
+
+// namespaces are those of the container, in the order in which they are joined.
+func (p *Create) namespaces() []namespace {
+	var list []namespace
+	for _, kind := range Namespaces() {
+		ns := namespace{Type: kind, From: "the host's"}
+		i := slices.IndexFunc(p.Namespaces, func(n specs.LinuxNamespace) bool { return n.Type == kind })
+		if i >= 0 {
+			ns.From = cmp.Or(p.Namespaces[i].Path, "new")
+		}
+		list = append(list, ns)
+	}
+	return list
 }
 
 // MarshalJSON is the plan as `plan --json` prints it.
@@ -29,11 +57,12 @@ func (p *Create) MarshalJSON() ([]byte, error) {
 		Because string `json:"because,omitempty"`
 	}
 	out := struct {
+		Namespaces  []namespace       `json:"namespaces"`
 		Mounts      []mounts.Line     `json:"mounts"`
 		Descriptors map[string]string `json:"descriptors"`
 		Script      []step            `json:"script"`
 		Warnings    []string          `json:"warnings,omitempty"`
-	}{Mounts: p.Mounts.Lines(), Descriptors: map[string]string{}, Warnings: p.Warnings}
+	}{Namespaces: p.namespaces(), Mounts: p.Mounts.Lines(), Descriptors: map[string]string{}, Warnings: p.Warnings}
 	for i, f := range p.Files {
 		out.Descriptors[strconv.Itoa(script.FirstFD+i)] = f.String()
 	}
