@@ -81,6 +81,14 @@ var inside = map[string]func(args []string) int{
 		fmt.Println(policy)
 		return 0
 	},
+	"stack": func([]string) int {
+		var limit unix.Rlimit
+		if err := unix.Getrlimit(unix.RLIMIT_STACK, &limit); err != nil {
+			return 1
+		}
+		fmt.Println(limit.Cur, limit.Max)
+		return 0
+	},
 	"env": func([]string) int { fmt.Println(strings.Join(os.Environ(), "\n")); return 0 },
 }
 

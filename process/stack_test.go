@@ -1,0 +1,37 @@
+package process
+
+import (
+	"testing"
+
+	"github.com/opencontainers/runtime-spec/specs-go"
+)
+
+// An exec's stack limit is not lost to the execve by which the init begins. To
+// meet that it takes some luck, and something else that keeps the CPUs busy.
+func TestStackLimitOfExecs(t *testing.T) {
+	cfg, _ := config(t, nil, "sleep")
+	c := create(t, cfg)
+	start(t, c)
+	stop := make(chan struct{})
+	defer close(stop)
+	for range 4 {
+		go func() {
+			for {
+				select {
+				case <-stop:
+					return
+				default:
+				}
+			}
+		}()
+	}
+	for i := range 30 {
+		got := execOutput(t, c, &specs.Process{
+			Cwd: "/", Args: []string{"/test", "stack"}, Env: []string{"INSIDE=1"},
+			Rlimits: []specs.POSIXRlimit{{Type: "RLIMIT_STACK", Soft: 1 << 20, Hard: 2 << 20}},
+		})
+		if got != "1048576 2097152\n" {
+			t.Fatalf("exec %d: stack limit %q", i, got)
+		}
+	}
+}
