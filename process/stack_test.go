@@ -1,6 +1,8 @@
 package process
 
 import (
+	"runtime"
+	"sync/atomic"
 	"testing"
 
 	"github.com/opencontainers/runtime-spec/specs-go"
@@ -12,16 +14,12 @@ func TestStackLimitOfExecs(t *testing.T) {
 	cfg, _ := config(t, nil, "sleep")
 	c := create(t, cfg)
 	start(t, c)
-	stop := make(chan struct{})
-	defer close(stop)
+	var stop atomic.Bool
+	defer stop.Store(true)
 	for range 4 {
 		go func() {
-			for {
-				select {
-				case <-stop:
-					return
-				default:
-				}
+			for !stop.Load() {
+				runtime.Gosched()
 			}
 		}()
 	}
