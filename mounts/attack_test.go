@@ -70,6 +70,10 @@ func TestProcIsALink(t *testing.T) {
 	}
 }
 
+// untilItWorks is how long a naive implementation may take to lose a race: it
+// mostly does at once, but not on a busy machine.
+const untilItWorks = 2 * time.Minute
+
 // swap exchanges two names until it is stopped, as a container with the volume can.
 func swap(a, b string) (stop func()) {
 	done := make(chan struct{})
@@ -89,9 +93,9 @@ func swap(a, b string) (stop func()) {
 
 // The same, while another container swaps the directory for a link.
 func TestProcBecomesALink(t *testing.T) {
-	race := func(one func(rootfs string) error) (bool, error) {
+	race := func(limit time.Duration, one func(rootfs string) error) (bool, error) {
 		built := 0
-		for end := time.Now().Add(*raceTime); time.Now().Before(end) || built == 0; {
+		for end := time.Now().Add(limit); time.Now().Before(end) || built == 0; {
 			_, rootfs := image(t, "proc/", "tmp/", "link -> tmp")
 			stop := swap(rootfs+"/proc", rootfs+"/link")
 			err := one(rootfs)
@@ -110,14 +114,14 @@ func TestProcBecomesALink(t *testing.T) {
 		return false, nil
 	}
 	attack(t, func() (bool, error) {
-		return race(func(rootfs string) error {
+		return race(untilItWorks, func(rootfs string) error {
 			if info, err := os.Lstat(rootfs + "/proc"); err != nil || !info.IsDir() {
 				return errors.New("no directory")
 			}
 			return unix.Mount("proc", rootfs+"/proc", "proc", 0, "")
 		})
 	}, func() (bool, error) {
-		return race(func(rootfs string) error { return tryBuild(container(), rootfs) })
+		return race(*raceTime, func(rootfs string) error { return tryBuild(container(), rootfs) })
 	})
 }
 
@@ -159,7 +163,7 @@ func fileExists(dir string, make func() error) bool {
 // looked up, another container exchanges a directory of it for a link. Then a
 // file system is mounted, or directories and files are made, on the host.
 func TestDestinationSwapped(t *testing.T) {
-	race := func(one func(rootfs, volume string) error) (bool, error) {
+	race := func(limit time.Duration, one func(rootfs, volume string) error) (bool, error) {
 		host, rootfs := image(t, "proc/", "v/", "host:volume/m/", "host:outside/", "host:volume/link -> HOST/outside", "host:file")
 		volume, outside := host+"/volume", host+"/outside"
 		before := inventory(outside)
@@ -168,7 +172,7 @@ func TestDestinationSwapped(t *testing.T) {
 			return false, err
 		}
 		defer swap(volume+"/m", volume+"/link")()
-		for end := time.Now().Add(*raceTime); time.Now().Before(end); {
+		for end := time.Now().Add(limit); time.Now().Before(end); {
 			_ = one(rootfs, volume) // it may fail, as long as it does nothing out there
 			now, err := mountedOutside(rootfs)
 			if err != nil {
@@ -183,7 +187,7 @@ func TestDestinationSwapped(t *testing.T) {
 		return false, nil
 	}
 	attack(t, func() (bool, error) {
-		return race(func(rootfs, volume string) error {
+		return race(untilItWorks, func(rootfs, volume string) error {
 			err := unix.Mount(rootfs, rootfs, "", unix.MS_BIND, "")
 			err = errors.Join(err, unix.Mount(volume, rootfs+"/v", "", unix.MS_BIND, ""))
 			// Checked, and then used by its name.
@@ -194,7 +198,7 @@ func TestDestinationSwapped(t *testing.T) {
 			return errors.Join(err, unix.Mount("tmpfs", rootfs+"/v/m/a/b", "tmpfs", 0, ""))
 		})
 	}, func() (bool, error) {
-		return race(func(rootfs, volume string) error {
+		return race(*raceTime, func(rootfs, volume string) error {
 			return tryBuild(container(mounting(
 				specs.Mount{Destination: "/v", Source: volume, Options: []string{"rbind"}},
 				specs.Mount{Destination: "/v/m/a/b", Type: "tmpfs", Source: "tmpfs"},
