@@ -274,7 +274,8 @@ func TestFailedExecsLeaveNothing(t *testing.T) {
 		for range 50 {
 			after, err = harness.ReadVitals(pid)
 			s.must(err)
-			if len(after.FDs) <= len(before.FDs) && after.Threads <= before.Threads+4 {
+			// A few may be open just now; one for each exec would be many more.
+			if len(after.FDs) <= len(before.FDs)+4 && after.Threads <= before.Threads+4 {
 				return
 			}
 			time.Sleep(100 * time.Millisecond)
