@@ -274,8 +274,12 @@ func TestFailedExecsLeaveNothing(t *testing.T) {
 		for range 50 {
 			after, err = harness.ReadVitals(pid)
 			s.must(err)
-			// A few may be open just now; one for each exec would be many more.
-			if len(after.FDs) <= len(before.FDs)+4 && after.Threads <= before.Threads+4 {
+			// runc's shim leaves pidfds to its garbage collector.
+			few := 0
+			if s.oracle() {
+				few = 50
+			}
+			if len(after.FDs) <= len(before.FDs)+few && after.Threads <= before.Threads+4 {
 				return
 			}
 			time.Sleep(100 * time.Millisecond)
