@@ -85,6 +85,73 @@ func TestCgroupsOfTheHost(t *testing.T) {
 	}
 }
 
+// Runc issue 5258: a mount of cgroup2 that is made in the host's cgroup namespace
+// takes its options along to the host's own, which loses nsdelegate so.
+func TestOptionsOfTheHostsCgroups(t *testing.T) {
+	if os.Getenv("MYSHIM_VM") == "" {
+		t.Skip("*** THE OPTIONS OF CGROUP2 NOT TESTED: the attack changes the machine, so it is only tried in make test-vm ***")
+	}
+	options := func() string {
+		t.Helper()
+		table, err := os.ReadFile("/proc/self/mountinfo")
+		if err != nil {
+			t.Fatal(err)
+		}
+		for line := range strings.Lines(string(table)) {
+			if fields := strings.Fields(line); fields[4] == "/sys/fs/cgroup" {
+				return strings.TrimPrefix(fields[len(fields)-1], "rw,")
+			}
+		}
+		t.Fatal("no mount at /sys/fs/cgroup")
+		return ""
+	}
+	naive := func(data string) {
+		t.Helper()
+		place := t.TempDir()
+		if err := errors.Join(unix.Mount("cgroup", place, "cgroup2", 0, data), unix.Unmount(place, unix.MNT_DETACH)); err != nil {
+			t.Fatal(err)
+		}
+	}
+	before := options()
+	defer func() {
+		naive(before)
+		if now := options(); now != before {
+			t.Errorf("not restored: %q, was %q", now, before)
+		}
+	}()
+	naive("nsdelegate,memory_recursiveprot")
+	want := options()
+	for _, data := range []string{"", "memory_localevents"} {
+		naive(data)
+		if got := options(); got == want {
+			t.Fatalf("the attack does not work anyway: %q", got)
+		}
+	}
+	naive(want)
+	private := func(s *specs.Spec) {
+		s.Linux.Namespaces = append(s.Linux.Namespaces, specs.LinuxNamespace{Type: specs.CgroupNamespace})
+	}
+	for name, changes := range map[string][]func(*specs.Spec){
+		"the host's namespace":                      nil,
+		"its own namespace":                         {private},
+		"the host's namespace, in a user namespace": {userNamespace},
+		"its own namespace, in a user namespace":    {userNamespace, private},
+	} {
+		for _, data := range []string{"ro", "rw", "memory_localevents", "nsdelegate"} {
+			output(t, func(s *specs.Spec) {
+				for _, change := range changes {
+					change(s)
+				}
+				s.Mounts = append(s.Mounts, specs.Mount{Destination: "/dev/cgroup", Type: "cgroup", Source: "cgroup", Options: []string{"nosuid", data}})
+			}, "cat", "/dev/cgroup/cgroup.controllers")
+			if got := options(); got != want {
+				t.Errorf("%s, %s: the host's options are %q, were %q", name, data, got, want)
+				naive(want)
+			}
+		}
+	}
+}
+
 // A read-only mount of the host stays read-only in a user namespace whose root
 // may mount. That it is, is a lock of the kernel's, which a clone has only if it
 // was made in the container's mount namespace.
