@@ -131,21 +131,24 @@ func TestOptionsOfTheHostsCgroups(t *testing.T) {
 	private := func(s *specs.Spec) {
 		s.Linux.Namespaces = append(s.Linux.Namespaces, specs.LinuxNamespace{Type: specs.CgroupNamespace})
 	}
-	for name, changes := range map[string][]func(*specs.Spec){
-		"the host's namespace":                      nil,
-		"its own namespace":                         {private},
-		"the host's namespace, in a user namespace": {userNamespace},
-		"its own namespace, in a user namespace":    {userNamespace, private},
+	for _, c := range []struct {
+		name    string
+		changes []func(*specs.Spec)
+	}{
+		{"the host's namespace", nil},
+		{"its own namespace", []func(*specs.Spec){private}},
+		{"the host's namespace, in a user namespace", []func(*specs.Spec){userNamespace}},
+		{"its own namespace, in a user namespace", []func(*specs.Spec){userNamespace, private}},
 	} {
 		for _, data := range []string{"ro", "rw", "memory_localevents", "nsdelegate"} {
 			output(t, func(s *specs.Spec) {
-				for _, change := range changes {
+				for _, change := range c.changes {
 					change(s)
 				}
 				s.Mounts = append(s.Mounts, specs.Mount{Destination: "/dev/cgroup", Type: "cgroup", Source: "cgroup", Options: []string{"nosuid", data}})
 			}, "cat", "/dev/cgroup/cgroup.controllers")
 			if got := options(); got != want {
-				t.Errorf("%s, %s: the host's options are %q, were %q", name, data, got, want)
+				t.Errorf("%s, %s: the host's options are %q, were %q", c.name, data, got, want)
 				naive(want)
 			}
 		}
