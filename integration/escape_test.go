@@ -32,7 +32,7 @@ import (
 func TestOverwriteTheRuntime(t *testing.T) {
 	each(t, func(e *env) {
 		before := hashOf(e, e.runtime.Shim)
-		b := e.launch(testbox("exe-writer", "30"))
+		b := e.launch(testbox("exe-writer", "600"))
 		b.await("ready\n")
 		for range count(40, 200) {
 			if _, err := b.tryExec([]string{"/proc/self/exe"}); err != nil {
