@@ -66,7 +66,7 @@ test-vm: build tools
 	CGO_ENABLED=0 go test $(TAGS) -c -o bin/vm/ ./process ./process/cgroup
 	cd integration && CGO_ENABLED=0 go test -c -o ../bin/vm/ .
 	if command -v qemu-system-x86_64 >/dev/null; \
-		then VM_MINUTES=$(VM_MINUTES) VM_ENV="MYSHIM_RUNTIME VM_SKIP" integration/vm/run integration/vm/tests; \
+		then VM_MINUTES=$(VM_MINUTES) VM_ENV="MYSHIM_RUNTIME VM_RUN VM_SKIP" integration/vm/run integration/vm/tests; \
 		else echo "*** NOTHING TESTED with cgroup v2 and systemd: no QEMU ***"; fi
 
 # Read the diff of what this rewrites.
