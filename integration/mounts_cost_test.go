@@ -87,7 +87,7 @@ func TestMountsCost(t *testing.T) {
 		}
 		ratio := float64(each[1]) / float64(each[0])
 		t.Logf("%3d bind mounts: %v each, under runc %v (ratio %.2f); the bare system calls %v", n, each[1], each[0], ratio, median(bare)/time.Duration(n))
-		if n == 50 && ratio > 0.5 {
+		if *long && n == 50 && ratio > 0.5 { // who asks for it has a quiet machine
 			t.Errorf("50 bind mounts: %.2f of the time under runc, want at most 0.5", ratio)
 		}
 	}
