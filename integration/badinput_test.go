@@ -115,11 +115,7 @@ func removeNamespace(s *specs.Spec, kind specs.LinuxNamespaceType) {
 // Each bad spec is a clear error for the user of ctr, and leaves nothing.
 func TestBadSpecs(t *testing.T) {
 	each(t, func(e *env) {
-		root := filepath.Join(e.dir(), "root")
-		e.must(os.Mkdir(root, 0o755))
-		base, err := harness.Base()
-		e.must(err)
-		e.must(base.Write(root))
+		root := e.plainRoot()
 		for _, b := range badSpecs {
 			if b.runcOK && e.oracle() {
 				continue

@@ -156,14 +156,21 @@ func TestCtrLogURI(t *testing.T) {
 	})
 }
 
+// PlainRoot is a directory with what is in the base image.
+func (e *env) plainRoot() string {
+	e.Helper()
+	root := filepath.Join(e.dir(), "root")
+	e.must(os.Mkdir(root, 0o755))
+	base, err := harness.Base()
+	e.must(err)
+	e.must(base.Write(root))
+	return root
+}
+
 // A root file system that is a plain directory, without image and snapshot.
 func TestCtrRootfs(t *testing.T) {
 	each(t, func(e *env) {
-		root := filepath.Join(e.dir(), "root")
-		e.must(os.Mkdir(root, 0o755))
-		base, err := harness.Base()
-		e.must(err)
-		e.must(base.Write(root))
+		root := e.plainRoot()
 		id := newID()
 		e.wantCtr(result{"from a directory\n", "", 0}, e.ctrRun("--rm", "--rootfs", root, id, "/bin/testbox", "all", "put", "/data/new", "x", "--", "echo", "from a directory")...)
 		if _, err := os.Stat(filepath.Join(root, "data/new")); err != nil {
