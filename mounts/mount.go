@@ -19,6 +19,7 @@ type mount struct {
 	options Options
 	label   string // SELinux context of its files, if any
 	super   int    // index in Plan.Supers, -1 if the superblock is made by do
+	outside bool   // it is a procfs of a pid namespace in which is nobody to make it
 }
 
 // Line describes the operation.
@@ -112,7 +113,12 @@ func (m *mount) place(t *tree) error {
 		if mode != nil {
 			s.Params = append(s.Params, Param{Key: "mode", Value: fmt.Sprintf("%o", *mode)})
 		}
-		if made, err = newMount(s); err != nil {
+		if m.outside {
+			made, err = t.newProc(s)
+		} else {
+			made, err = newMount(s)
+		}
+		if err != nil {
 			return err
 		}
 		defer made.Close()
@@ -129,6 +135,35 @@ func (m *mount) place(t *tree) error {
 		return err
 	}
 	return propagate(made, m.options)
+}
+
+// newProc makes a procfs of the container's pid namespace.
+func (t *tree) newProc(s Super) (*os.File, error) {
+	context, err := t.OpenProc()
+	if err != nil {
+		return nil, err
+	}
+	defer context.Close()
+	made, err := s.mount(int(context.Fd()))
+	if err != nil {
+		return nil, err
+	}
+	if err := checkProcfs(made); err != nil {
+		return nil, errors.Join(err, made.Close())
+	}
+	return made, nil
+}
+
+// checkProcfs makes sure that a file is in a procfs.
+func checkProcfs(f *os.File) error {
+	var fs unix.Statfs_t
+	if err := unix.Fstatfs(int(f.Fd()), &fs); err != nil {
+		return os.NewSyscallError("fstatfs", err)
+	}
+	if fs.Type != unix.PROC_SUPER_MAGIC {
+		return errors.New("it is not of type proc")
+	}
+	return nil
 }
 
 // destination opens the directory to mount on, which is made if it is missing.
@@ -187,12 +222,8 @@ func (t *tree) checkProc(dest *os.File, kind string, source *os.File) error {
 	if err := checkDestination(at, kind, source != nil); err != nil || at != "/proc" || source == nil {
 		return err
 	}
-	var fs unix.Statfs_t
-	if err := unix.Fstatfs(int(source.Fd()), &fs); err != nil {
-		return os.NewSyscallError("fstatfs", err)
-	}
-	if fs.Type != unix.PROC_SUPER_MAGIC {
-		return fmt.Errorf("%q cannot be mounted because it is not of type proc", at)
+	if err := checkProcfs(source); err != nil {
+		return fmt.Errorf("%q cannot be mounted because %w", at, err)
 	}
 	return nil
 }

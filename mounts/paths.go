@@ -133,12 +133,12 @@ func (t *tree) cover(hidden *os.File) (*os.File, error) {
 	// One file system for all masked directories of the container, as every
 	// superblock costs time when the container is gone. The first use attaches
 	// it; a mount that is not attached could not be cloned before Linux 6.15.
-	t.empty, err = newMount(emptyDirectory)
+	t.empty, err = newMount(EmptyDirectory)
 	return t.empty, err
 }
 
-// emptyDirectory is to cover one that shall not be seen.
-var emptyDirectory = Super{Type: "tmpfs", Attrs: unix.MOUNT_ATTR_RDONLY, Params: []Param{
+// EmptyDirectory is a file system with nothing in it.
+var EmptyDirectory = Super{Type: "tmpfs", Attrs: unix.MOUNT_ATTR_RDONLY, Params: []Param{
 	{Key: "source", Value: "tmpfs"}, {Key: "ro", Flag: true},
 	{Key: "nr_blocks", Value: "1"}, {Key: "nr_inodes", Value: "1"},
 }}

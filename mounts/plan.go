@@ -31,6 +31,11 @@ type Config struct {
 	// in the mount namespace: see Strip.
 	NoPivotRoot bool
 
+	// EntersLast says that the init enters the pid namespace, which is given by
+	// path, when all is built: until then nobody of the runtime is in it, and its
+	// procfs is made from outside, see Builder.OpenProc.
+	EntersLast bool
+
 	// Cgroup are the cgroup v1 hierarchies; a host with none has cgroup v2.
 	Cgroup []Hierarchy
 }
@@ -160,7 +165,9 @@ func Compile(c Config) (*Plan, error) {
 			o.Attrs.Set &^= unix.MOUNT_ATTR_RDONLY
 			seals = append(seals, &seal{field: field, dest: dest})
 		}
-		p.addMount(&mount{field: field, dest: dest, kind: m.Type, source: m.Source, options: o, label: mountLabel(m.Type, linux)}, userns)
+		new := &mount{field: field, dest: dest, kind: m.Type, source: m.Source, options: o, label: mountLabel(m.Type, linux)}
+		new.outside = m.Type == "proc" && c.EntersLast
+		p.addMount(new, userns)
 	}
 
 	if !devBound {
@@ -246,7 +253,7 @@ type Mappings struct{ UID, GID []specs.LinuxIDMapping }
 // of the container, the init makes it.
 func (p *Plan) addMount(m *mount, userns bool) {
 	m.super = -1
-	if userns || namespaced[m.kind] {
+	if (userns || namespaced[m.kind]) && !m.outside {
 		p.Supers = append(p.Supers, m.newSuper())
 		m.super = len(p.Supers) - 1
 	}

@@ -56,7 +56,7 @@ func strip(dir string) error {
 		return err
 	}
 	defer at.Close()
-	empty, err := newMount(emptyDirectory)
+	empty, err := newMount(EmptyDirectory)
 	if err != nil {
 		return err
 	}

@@ -18,6 +18,9 @@ type Builder struct {
 	// Owner is the root of the container's user namespace as the host sees
 	// it; 0, 0 without one. What is made in the container belongs to it.
 	OwnerUID, OwnerGID int
+	// OpenProc opens a context (fsopen(2)) for a procfs of the container's pid
+	// namespace; see Config.EntersLast.
+	OpenProc func() (*os.File, error)
 	// UserNS opens a user namespace with the mappings, or the container's own
 	// for nil.
 	UserNS func(*Mappings) (*os.File, error)
@@ -169,6 +172,11 @@ func newMount(s Super) (*os.File, error) {
 		return nil, os.NewSyscallError("fsopen", err)
 	}
 	defer unix.Close(context)
+	return s.mount(context)
+}
+
+// mount makes the superblock of an open context, and a detached mount of it.
+func (s Super) mount(context int) (_ *os.File, err error) {
 	for _, p := range s.Params {
 		if p.Flag {
 			err = unix.FsconfigSetFlag(context, p.Key)

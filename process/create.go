@@ -11,7 +11,6 @@ import (
 
 	"github.com/containerd/log"
 	"github.com/opencontainers/runtime-spec/specs-go"
-	"golang.org/x/sys/unix"
 
 	"github.com/myshim/myshim/mounts"
 	"github.com/myshim/myshim/process/cgroup"
@@ -88,10 +87,13 @@ func Create(ctx context.Context, config Config) (_ *Container, err error) {
 	}
 	undo.add(c.start.Kill)
 	m := &making{Container: c, plan: p}
-	undo.add(m.kill)
+	undo.add(m.close)
 	c.start.answer = func(r plan.Report) error { return m.answer(ctx, r) }
 	for kind := plan.Report(-1); kind != plan.Ready; {
-		if kind, err = c.start.walk(ctx); err != nil {
+		if kind, err = c.start.walk(ctx); err == nil && kind == plan.Cloned && m.init != nil {
+			err = m.follow()
+		}
+		if err != nil {
 			return nil, m.explain(err)
 		}
 	}
@@ -100,6 +102,7 @@ func Create(ctx context.Context, config Config) (_ *Container, err error) {
 		log.G(ctx).Warnf("container %s: %s", c.ID, w)
 	}
 	undo.keep()
+	c.start.Take()
 	c.root = m.root
 	c.emit(ContainerCreated, c.Init)
 	go c.Init.watch(m.init)
@@ -199,23 +202,30 @@ func checkFilter(f *seccomp.Filter) error {
 type making struct {
 	*Container
 	plan *plan.Create
-	init *kernel.Process // nil until the last clone
+	init *kernel.Process // that walks the script; nil until it is in its new namespaces
 	root *os.File        // nil until it is built
 }
 
-func (m *making) kill() error {
+func (m *making) close() error {
 	var err error
 	if m.init != nil {
-		if err = m.init.Signal(unix.SIGKILL); errors.Is(err, os.ErrProcessDone) {
-			err = nil
-		}
-		_, waited := m.init.Wait()
-		err = errors.Join(err, waited, m.init.Close())
+		err = m.init.Close()
 	}
 	if m.root != nil {
 		err = errors.Join(err, m.root.Close())
 	}
 	return err
+}
+
+// follow goes on with the clone that has entered the pid namespace.
+func (m *making) follow() error {
+	last := m.init
+	var err error
+	if m.init, err = m.start.Process(); err != nil {
+		return errors.Join(err, last.Close())
+	}
+	m.Init.run(m.init)
+	return errors.Join(last.Close(), m.record.made(m.init.PID))
 }
 
 // answer does what the script waits for.
@@ -228,6 +238,11 @@ func (m *making) answer(ctx context.Context, r plan.Report) error {
 		return m.start.Go([]byte{1})
 	case plan.Supers:
 		return m.furnish(ctx)
+	case plan.Scheduler:
+		if err := setScheduler(m.init.PID, m.spec.Process.Scheduler); err != nil {
+			return err
+		}
+		return m.start.Go([]byte{1})
 	case plan.Listener:
 		if m.spec.Process.NoNewPrivileges { // then the filter is the last thing, at the start
 			return m.takeListener(ctx, m.start, m.init, specs.StateCreated)
@@ -257,15 +272,11 @@ func (m *making) furnish(ctx context.Context) error {
 	// The file system and the cgroup wait for different things of the kernel.
 	limited := make(chan error, 1)
 	go func() { limited <- m.limit() }()
-	slave, err := m.build()
+	slave, err := m.build(ctx)
 	if slave != nil {
 		defer slave.Close()
 	}
 	if err = errors.Join(err, <-limited); err != nil {
-		return err
-	}
-	// A cgroup of v1 first needs its share of the time for realtime policies.
-	if err := setScheduler(m.init.PID, m.spec.Process.Scheduler); err != nil {
 		return err
 	}
 	for _, stage := range []hookStage{prestart, createRuntime, createContainer} {
@@ -321,7 +332,7 @@ func (m *making) delegates() bool {
 
 // build puts the file system together, in the init's mount namespace, and opens
 // the terminal in it if there is to be one.
-func (m *making) build() (slave *os.File, err error) {
+func (m *making) build(ctx context.Context) (slave *os.File, err error) {
 	supers := make([]*os.File, len(m.plan.Supers))
 	for i, cell := range m.plan.Supers {
 		if supers[i], err = m.init.Descriptor(int(cell.Value(m.start.report)), "a mount"); err != nil {
@@ -333,7 +344,7 @@ func (m *making) build() (slave *os.File, err error) {
 	if err != nil {
 		return nil, err
 	}
-	builder := mounts.Builder{Supers: supers, OwnerUID: owner.uid, OwnerGID: owner.gid, UserNS: m.userNamespace}
+	builder := mounts.Builder{Supers: supers, OwnerUID: owner.uid, OwnerGID: owner.gid, OpenProc: func() (*os.File, error) { return m.openProc(ctx) }, UserNS: m.userNamespace}
 	err = m.init.EnterMounts(func() (err error) {
 		if m.root, err = m.plan.Mounts.Build(builder); err != nil {
 			return err
@@ -373,7 +384,7 @@ func (m *making) explain(err error) error {
 	if !ok || !step.Step.Calls(script.Fsconfig) && !step.Step.Calls(script.Fsmount) {
 		return err
 	}
-	k, opened := kernel.OpenChild(m.start.PID())
+	k, opened := m.start.Process()
 	if opened != nil {
 		return err
 	}

@@ -18,6 +18,7 @@ import (
 	"github.com/opencontainers/runtime-spec/specs-go"
 	"golang.org/x/sys/unix"
 
+	"github.com/myshim/myshim/process/kernel"
 	"github.com/myshim/myshim/process/launch"
 	"github.com/myshim/myshim/process/script"
 	"github.com/myshim/myshim/process/stdio"
@@ -43,7 +44,8 @@ func init() {
 
 // spy looks over and over at all other processes it can see, for so many
 // milliseconds, and prints what it got of them. Those that are not the test's
-// program yet are the runtime's.
+// program yet are the runtime's. The second argument is a path that only the host
+// has.
 func spy(args []string) int {
 	millis, _ := strconv.Atoi(args[0])
 	seen := map[string]int{}
@@ -56,7 +58,7 @@ func spy(args []string) int {
 		dir.Close()
 		for _, name := range names {
 			if pid, err := strconv.Atoi(name); err == nil && pid != os.Getpid() {
-				probe(pid, seen)
+				probe(pid, args[1], seen)
 			}
 		}
 	}
@@ -67,7 +69,7 @@ func spy(args []string) int {
 }
 
 // probe tries what leads from a process to what it has.
-func probe(pid int, seen map[string]int) {
+func probe(pid int, host string, seen map[string]int) {
 	dir := fmt.Sprintf("/proc/%d/", pid)
 	payload := func() bool {
 		text, _ := os.ReadFile(dir + "comm")
@@ -105,12 +107,16 @@ func probe(pid int, seen map[string]int) {
 			return err
 		})
 	}
-	var root, own unix.Stat_t
-	_ = unix.Stat("/", &own)
-	try("root", func() error { return unix.Stat(dir+"root/", &root) })
-	if root.Ino != 0 && (root.Dev != own.Dev || root.Ino != own.Ino) {
-		try("root of another", func() error { return nil })
-	}
+	try("root", func() error { _, err := os.Stat(dir + "root/"); return err })
+	try("root of the host", func() error { _, err := os.Stat(dir + "root" + host); return err })
+	try("more rights", func() error { // which everybody may know of
+		permitted, filter := rights(dir)
+		own, _ := rights("/proc/self/")
+		if permitted&^own == 0 || filter == 2 {
+			return os.ErrNotExist
+		}
+		return nil
+	})
 	for fd := range 20 {
 		link := fmt.Sprintf("%sfd/%d", dir, fd)
 		before := payload()
@@ -128,13 +134,23 @@ func probe(pid int, seen map[string]int) {
 	})
 }
 
+// rights are the permitted capabilities of a process, and its mode of seccomp.
+func rights(dir string) (permitted uint64, filter int) {
+	status, _ := os.ReadFile(dir + "status")
+	for line := range strings.Lines(string(status)) {
+		_, _ = fmt.Sscanf(line, "CapPrm: %x", &permitted)
+		_, _ = fmt.Sscanf(line, "Seccomp: %d", &filter)
+	}
+	return permitted, filter
+}
+
 // spied runs a spy, with these capabilities, while something is done to its
 // container, and returns what it has seen.
 func spied(t *testing.T, caps []string, do func(c *Container)) []string {
 	t.Helper()
 	cfg, _ := config(t, func(s *specs.Spec) {
 		s.Process.Capabilities = &specs.LinuxCapabilities{Bounding: caps, Permitted: caps, Effective: caps}
-	}, "spy", "1000")
+	}, "spy", "1000", t.TempDir())
 	out := filepath.Join(t.TempDir(), "out")
 	cfg.Stdio = stdio.Request{Stdout: "file://" + out}
 	c := create(t, cfg)
@@ -190,20 +206,29 @@ func TestSpy(t *testing.T) {
 			}
 		}
 	}
-	// Spying takes luck: it goes on until a process of the runtime was seen, and
-	// the same look at what is not protected got all there is.
-	spy := func(t *testing.T, caps []string, do func(*Container)) []string {
+	// Spying takes luck: it goes on until all of this is seen.
+	until := func(t *testing.T, caps []string, do func(*Container), want ...string) []string {
 		t.Helper()
-		var seen []string
-		has := func(what string) bool { return slices.Contains(seen, what) }
+		seen := map[string]bool{}
 		for began := time.Now(); time.Since(began) < 2*time.Minute; {
-			seen = append(seen, spied(t, caps, do)...)
-			if (has("runtime no mem") || has("runtime mem")) && has("payload mem") && has("payload root") && has("payload fd /dev/null") {
-				return seen
+			for _, line := range spied(t, caps, do) {
+				seen[line] = true
+			}
+			if !slices.ContainsFunc(want, func(what string) bool { return !seen[what] }) {
+				return slices.Sorted(maps.Keys(seen))
 			}
 		}
-		t.Errorf("the spy does not spy: %q", seen)
-		return seen
+		t.Errorf("the spy does not spy: %q", slices.Sorted(maps.Keys(seen)))
+		return nil
+	}
+	// A process of the runtime, and of what is not protected all there is.
+	spy := func(t *testing.T, caps []string, do func(*Container)) []string {
+		t.Helper()
+		runtime := "runtime no mem"
+		if caps != nil {
+			runtime = "runtime mem"
+		}
+		return until(t, caps, do, runtime, "payload mem", "payload root", "payload fd /dev/null")
 	}
 	join := func(c *Container) {
 		cfg, _ := config(t, func(s *specs.Spec) {
@@ -225,21 +250,74 @@ func TestSpy(t *testing.T) {
 	t.Run("exec", func(t *testing.T) {
 		check(t, spy(t, nil, func(c *Container) { sleepBriefly(t, c) }))
 	})
+	// With CAP_SYS_PTRACE it may trace what it likes in there: what has no more
+	// than the container, and nothing of the host's.
+	tracer, traced := []string{"CAP_SYS_PTRACE"}, []string{"mem", "exe", "environ", "cwd", "ns/mnt", "root", "ptrace", "fd /", "fd /dev/null", "fd socket", "fd pipe"}
 	t.Run("exec, CAP_SYS_PTRACE", func(t *testing.T) {
-		// It may trace what it likes in there: what has no more than the
-		// container, and nothing of the host's.
-		seen := spy(t, []string{"CAP_SYS_PTRACE"}, func(c *Container) { sleepBriefly(t, c) })
-		check(t, seen, "mem", "exe", "environ", "cwd", "ns/mnt", "root", "ptrace", "fd /", "fd /dev/null", "fd socket", "fd pipe")
+		check(t, spy(t, tracer, func(c *Container) { sleepBriefly(t, c) }), traced...)
 	})
-	// Not with CAP_SYS_PTRACE, which here still gets at a container that joins its
-	// pid namespace while that is made: its procfs can only be mounted in there.
-	t.Run("create", func(t *testing.T) {
-		seen := spy(t, nil, func(c *Container) {
-			join(c)
-			sleepBriefly(t, c)
-		})
-		check(t, seen)
+	joinAndExec := func(c *Container) {
+		join(c)
+		sleepBriefly(t, c)
+	}
+	t.Run("create", func(t *testing.T) { check(t, spy(t, nil, joinAndExec)) })
+	t.Run("create, CAP_SYS_PTRACE", func(t *testing.T) { check(t, spy(t, tracer, joinAndExec), traced...) })
+	t.Run("create on an old kernel, CAP_SYS_PTRACE", func(t *testing.T) {
+		onOldKernel(t)
+		check(t, spy(t, tracer, joinAndExec), append(traced, "fd anon_inode")...)
 	})
+	// What enters the namespace first, and then makes the container.
+	t.Run("naive", func(t *testing.T) {
+		until(t, tracer, func(c *Container) { enterEarly(t, c) }, "runtime root of the host", "runtime more rights")
+	})
+}
+
+// onOldKernel makes procfs have no option pidns.
+func onOldKernel(t *testing.T) {
+	openProc = func(string) (*os.File, error) { return nil, errors.ErrUnsupported }
+	t.Cleanup(func() { openProc = kernel.OpenProc })
+}
+
+// enterEarly has a process with all rights in the pid namespace of a container.
+func enterEarly(t *testing.T, c *Container) {
+	t.Helper()
+	pids, err := os.Open(fmt.Sprintf("/proc/%d/ns/pid", c.Init.State().PID))
+	if err != nil {
+		return // it has ended
+	}
+	defer pids.Close()
+	s := script.New()
+	pid, child, zero := s.Cell("pid"), s.Label("child"), script.Int(0)
+	s.Add(script.Prctl, script.Flags(unix.PR_SET_DUMPABLE, ""), zero)
+	s.Add(script.Setns, script.Int(script.FirstFD), script.Flags(unix.CLONE_NEWPID, ""))
+	s.Add(script.Clone, script.Flags(unix.CLONE_PARENT, ""), zero, zero, zero, zero).Into(pid)
+	s.Jump(pid.Arg(), zero, child)
+	s.Add(script.Exit, zero)
+	s.Place(child)
+	s.Report()
+	s.Wait()
+	s.End()
+	null := openNull(t)
+	in, err := launch.Start(s, [3]int{null, null, null}, []int{int(pids.Fd())})
+	if err != nil {
+		t.Fatal(err)
+	}
+	if _, err := in.Next(t.Context()); err == nil {
+		time.Sleep(20 * time.Millisecond)
+	}
+	if err := in.Kill(); err != nil {
+		t.Error(err)
+	}
+}
+
+func openNull(t *testing.T) int {
+	t.Helper()
+	null, err := os.OpenFile(os.DevNull, os.O_RDWR, 0)
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() { null.Close() })
+	return int(null.Fd())
 }
 
 // CVE-2024-21626: the shim leaks directories of the host, and the working

@@ -168,7 +168,7 @@ func (c *Container) enter(ctx context.Context, e entry, open func() (cgroup.Join
 	}()
 	l.answer = func(r plan.Report) error {
 		if r == plan.Listener {
-			k, err := kernel.OpenChild(l.PID())
+			k, err := l.Process()
 			if err != nil {
 				return err
 			}
@@ -195,6 +195,7 @@ func (c *Container) enter(ctx context.Context, e entry, open func() (cgroup.Join
 	if err != nil {
 		return nil, err
 	}
+	l.Take()
 	return k, l.Close()
 }
 

@@ -256,3 +256,76 @@ func TestHookTimeout(t *testing.T) {
 		t.Errorf("after %v: %v", time.Since(began), err)
 	}
 }
+
+// A container in the pid namespace of another one is in there only when it is
+// made, and all that comes of it is as anywhere.
+func TestJoinedPIDs(t *testing.T) {
+	cfg, _ := config(t, nil, "sleep")
+	first := create(t, cfg)
+	start(t, first)
+	host := fmt.Sprintf("/proc/%d/", first.Init.State().PID)
+	for cmdline := []byte{}; len(cmdline) == 0; cmdline, _ = os.ReadFile(host + "cmdline") {
+		time.Sleep(time.Millisecond) // Start returns in the middle of execve
+	}
+	path := host + "ns/pid"
+	pids, err := os.Readlink(path)
+	if err != nil {
+		t.Fatal(err)
+	}
+	join := func(s *specs.Spec) {
+		for i, ns := range s.Linux.Namespaces {
+			if ns.Type == specs.PIDNamespace {
+				s.Linux.Namespaces[i].Path = path
+			}
+		}
+	}
+	for name, prepare := range map[string]func(*testing.T){"this kernel": func(*testing.T) {}, "old kernel": onOldKernel} {
+		t.Run(name, func(t *testing.T) {
+			prepare(t)
+			log := filepath.Join(t.TempDir(), "log")
+			cfg, events := config(t, func(s *specs.Spec) {
+				join(s)
+				s.Process.Scheduler = &specs.Scheduler{Policy: specs.SchedBatch}
+				s.Hooks = &specs.Hooks{CreateContainer: []specs.Hook{{Path: "/bin/sh", Args: []string{"sh", "-c", "readlink /proc/self/ns/pid >" + log}}}}
+			}, "sleep")
+			c := create(t, cfg)
+			pid := c.Init.State().PID
+			if got, err := os.Readlink(fmt.Sprintf("/proc/%d/ns/pid", pid)); got != pids {
+				t.Errorf("the init is in %s, not %s (%v)", got, pids, err)
+			}
+			if got, err := os.ReadFile(filepath.Join(cfg.Bundle, pidName)); string(got) != fmt.Sprint(pid) {
+				t.Errorf("%s: %q, not %d (%v)", pidName, got, pid, err)
+			}
+			if got, err := os.ReadFile(log); string(got) != pids+"\n" {
+				t.Errorf("the hook was in %q, not %s (%v)", got, pids, err)
+			}
+			start(t, c)
+			p := &specs.Process{Cwd: "/", Env: []string{"INSIDE=1"}, Args: []string{"/test", "cat", "/proc/1/cmdline"}}
+			if got := execOutput(t, c, p); got != "/test\x00sleep\x00" {
+				t.Errorf("process 1 is %q", got)
+			}
+			if err := c.Kill(unix.SIGTERM, false); err != nil {
+				t.Error(err)
+			}
+			if code := wait(t, c.Init); code != 128+15 {
+				t.Errorf("exit %d", code)
+			}
+			if err := c.Delete(t.Context()); err != nil {
+				t.Error(err)
+			}
+			if got := events.String(); !strings.HasPrefix(got, "create start ") || !strings.HasSuffix(got, " exit delete") {
+				t.Errorf("events: %s", got)
+			}
+			cfg, _ = config(t, func(s *specs.Spec) {
+				join(s)
+				s.Process.Scheduler = &specs.Scheduler{Policy: specs.SchedBatch, Priority: 1}
+			}, "sleep")
+			if _, err := Create(t.Context(), cfg); err == nil || !strings.Contains(err.Error(), "process.scheduler") {
+				t.Errorf("a policy that the kernel refuses: %v", err)
+			}
+		})
+	}
+	if first.Init.State().Status != Running {
+		t.Error("the first container has ended")
+	}
+}

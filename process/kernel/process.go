@@ -92,6 +92,10 @@ func (p *Process) Descriptor(fd int, name string) (*os.File, error) {
 	return os.NewFile(uintptr(got), name), nil
 }
 
+// PIDNamespace is where the pid namespace can be opened that the children of the
+// process are in, until the process has been waited for.
+func (p *Process) PIDNamespace() string { return fmt.Sprintf("/proc/%d/ns/pid_for_children", p.PID) }
+
 // Close gives the pidfd back. The process goes on.
 func (p *Process) Close() error {
 	if !p.waited {

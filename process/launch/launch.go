@@ -20,7 +20,8 @@ import (
 // are children of the shim, and speak through one socket.
 type Init struct {
 	script  *script.Script
-	stage   int      // pid of the process that is not yet reaped, 0 if none
+	stage   int      // pid of the process that walks it now
+	taken   bool     // that is somebody else's to wait for, or waited for already
 	control *os.File // SOCK_SEQPACKET; its EOF is a successful execve, or death
 }
 
@@ -96,12 +97,9 @@ func (i *Init) Next(ctx context.Context) ([]byte, error) {
 	case n != script.ReportSize:
 		return nil, fmt.Errorf("read from the init: %d bytes, not %d", n, script.ReportSize)
 	}
-	if i.stage != 0 && sender != i.stage {
-		// A clone goes on. Who cloned ends at once.
-		previous := i.stage
-		i.stage = sender
-		if err := reap(previous); err != nil {
-			return nil, fmt.Errorf("wait for process %d: %w", previous, err)
+	if sender != i.stage {
+		if err := i.follow(sender); err != nil {
+			return nil, err
 		}
 	}
 	report = report[:n]
@@ -113,6 +111,21 @@ func (i *Init) Next(ctx context.Context) ([]byte, error) {
 		return report, &StepError{Step: step, Index: index, Err: errno}
 	}
 	return report, nil
+}
+
+// follow goes on with a clone. Who cloned ends at once. Anybody else may have got
+// hold of the socket only: with CAP_SYS_PTRACE in a pid namespace that the
+// process is in, for one.
+func (i *Init) follow(clone int) error {
+	if i.taken || !isChild(clone) {
+		return fmt.Errorf("read from the init: process %d wrote to its socket, and is no part of it", clone)
+	}
+	previous := i.stage
+	i.stage = clone
+	if err := reap(previous); err != nil {
+		return fmt.Errorf("wait for process %d: %w", previous, err)
+	}
+	return nil
 }
 
 // receive reads one message, and who sent it.
@@ -163,24 +176,20 @@ func (i *Init) Go(message []byte, files ...int) error {
 	return nil
 }
 
-// Process is the process that walks the script now, to be waited for by the
-// caller from now on.
-func (i *Init) Process() (*kernel.Process, error) {
-	p, err := kernel.OpenChild(i.stage)
-	if err != nil {
-		return nil, err
-	}
-	i.stage = 0
-	return p, nil
-}
+// Process is the process that walks the script now. The caller does not wait for
+// it, unless Take follows.
+func (i *Init) Process() (*kernel.Process, error) { return kernel.OpenChild(i.stage) }
+
+// Take leaves it to the caller to end the process, and to wait for it.
+func (i *Init) Take() { i.taken = true }
 
 // Kill ends the init, if it was not taken with Process, and reaps it, and closes
 // the socket.
 func (i *Init) Kill() error {
 	var err error
-	if i.stage != 0 {
+	if !i.taken {
 		err = errors.Join(unix.Kill(i.stage, unix.SIGKILL), reap(i.stage))
-		i.stage = 0
+		i.taken = true
 	}
 	return errors.Join(err, i.control.Close())
 }
@@ -211,6 +220,12 @@ func writeAll(fd int, b []byte) error {
 		b = b[n:]
 	}
 	return nil
+}
+
+// isChild says whether a process is a child of this one that nobody has waited
+// for.
+func isChild(pid int) bool {
+	return unix.Waitid(unix.P_PID, pid, nil, unix.WEXITED|unix.WNOHANG|unix.WNOWAIT, nil) == nil
 }
 
 // reap waits for a child that has ended or is about to.

@@ -157,6 +157,7 @@ func TestCloneAndExecute(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
+	in.Take()
 	defer p.Close()
 	if err := in.Go([]byte{1}); err != nil {
 		t.Fatal(err)
@@ -169,6 +170,31 @@ func TestCloneAndExecute(t *testing.T) {
 		t.Errorf("exit status %d (%v)", status.ExitStatus(), err)
 	}
 	if err := in.Close(); err != nil {
+		t.Error(err)
+	}
+}
+
+// A report of somebody who only got hold of the socket is none: here of a child
+// of the process, and not of ours.
+func TestReportOfAnother(t *testing.T) {
+	s := script.New()
+	pid, child := s.Cell("pid"), s.Label("child")
+	zero := script.Int(0)
+	s.Add(script.Clone, zero, zero, zero, zero, zero).Into(pid)
+	s.Jump(pid.Arg(), zero, child)
+	s.Wait()
+	s.Place(child)
+	s.Report()
+	s.End()
+	in := run(t, s)
+	first := in.PID()
+	if _, err := in.Next(t.Context()); err == nil || !strings.Contains(err.Error(), "is no part of it") {
+		t.Errorf("error %v", err)
+	}
+	if in.PID() != first {
+		t.Error("it is taken for a clone")
+	}
+	if err := in.Kill(); err != nil {
 		t.Error(err)
 	}
 }
@@ -187,6 +213,7 @@ func TestShimGone(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
+	in.Take()
 	defer p.Close()
 	if err := in.Close(); err != nil {
 		t.Fatal(err)

@@ -31,9 +31,10 @@ type Create struct {
 // NewCreate compiles the spec of a container. An error is about a field of the
 // spec (spec.ErrInvalid).
 func NewCreate(c *spec.Container, id string, filter *seccomp.Filter, host Host, options Options) (*Create, error) {
+	last := entersLast(c)
 	fs, err := mounts.Compile(mounts.Config{
 		Spec: c.Spec, Bundle: c.Bundle, Rootfs: c.Rootfs, RootMounts: options.RootMounts, Cgroup: host.Cgroup,
-		Visible: options.Visible, NoPivotRoot: options.NoPivotRoot,
+		Visible: options.Visible, NoPivotRoot: options.NoPivotRoot, EntersLast: last,
 	})
 	if err != nil {
 		return nil, fmt.Errorf("%w: %w", spec.ErrInvalid, err)
@@ -53,8 +54,11 @@ func NewCreate(c *spec.Container, id string, filter *seccomp.Filter, host Host, 
 		b.clone(0, nil, true, "into the cgroup")
 		b.report(Cloned)
 	}
-	b.joinNamespaces(c)
+	b.joinNamespaces(c, last)
 	b.makeNamespaces(c, host.CgroupDir && !early)
+	if last {
+		b.join(c.Namespace(specs.PIDNamespace)).Because("for the last clone")
+	}
 	b.closeFrom(script.ScriptFD, "those were for the clone")
 	b.affinity("", "")
 
@@ -88,13 +92,9 @@ func NewCreate(c *spec.Container, id string, filter *seccomp.Filter, host Host, 
 	if c.Process.Terminal {
 		b.terminal(terminal)
 	}
-	b.session()
 	b.closeFrom(script.ScriptFD, "mounts and root are in place")
 	b.nulls()
-	b.person(c.Linux)
-	b.credentials()
-	b.lookup()
-	b.confine()
+	b.become(c.Linux, last)
 	b.report(Ready)
 	b.Wait()
 	b.execute()
@@ -103,17 +103,32 @@ func NewCreate(c *spec.Container, id string, filter *seccomp.Filter, host Host, 
 	return p, nil
 }
 
-// joinNamespaces joins those that are given by path.
-func (b *builder) joinNamespaces(c *spec.Container) {
+// entersLast says whether the init enters the pid namespace only when it has no
+// more rights than the container: in one that is given by path, others can see
+// it, and with CAP_SYS_PTRACE take over all that it has. In a user namespace they
+// cannot: it does not let go of the host's memory before execve (the user_ns of
+// its mm_struct, see ptrace(2), "Ptrace access mode checking").
+func entersLast(c *spec.Container) bool {
+	return c.Has(specs.PIDNamespace) && !c.New(specs.PIDNamespace) && !c.Has(specs.UserNamespace)
+}
+
+// joinNamespaces joins those that are given by path, but for the pid namespace
+// if that is left for the end.
+func (b *builder) joinNamespaces(c *spec.Container, last bool) {
 	for _, known := range cloneFlags {
 		ns := c.Namespace(known.kind)
-		if ns == nil || ns.Path == "" {
-			continue
+		if ns != nil && ns.Path != "" && !(last && known.kind == specs.PIDNamespace) {
+			b.join(ns)
 		}
-		field := at("linux.namespaces (%s, %s)", ns.Type, ns.Path)
-		fd := b.file(File{Kind: JoinNamespace, Namespace: *ns, Field: field})
-		b.Add(script.Setns, fd, script.Flags(known.flag, known.name)).For(field)
 	}
+}
+
+// join joins a namespace; one of pids, for the children only (setns(2)).
+func (b *builder) join(ns *specs.LinuxNamespace) *script.Step {
+	field := at("linux.namespaces (%s, %s)", ns.Type, ns.Path)
+	fd := b.file(File{Kind: JoinNamespace, Namespace: *ns, Field: field})
+	known := cloneFlags[slices.Index(Namespaces(), ns.Type)]
+	return b.Add(script.Setns, fd, script.Flags(known.flag, known.name)).For(field)
 }
 
 // makeNamespaces goes on in a clone that is in the new namespaces. A user

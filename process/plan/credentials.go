@@ -80,6 +80,46 @@ func (b *builder) affinity(list, field string) {
 	step.Allow(unix.EPERM).Because("and not just where the shim may run")
 }
 
+// become makes the process who it will be, in the filter that it will have if
+// that needs a privilege. If it enters the pid namespace, of which its children
+// are already, it does so only with no more rights than the container has: others
+// can see it in there.
+func (b *builder) become(linux *specs.Linux, enters bool) {
+	b.person(linux)
+	b.credentials()
+	b.lookup()
+	confined := enters && b.filterLetsEnter()
+	if confined {
+		b.confine()
+	}
+	if enters {
+		b.enterPIDs()
+	}
+	if b.process.Scheduler != nil {
+		b.report(Scheduler)
+		b.Wait()
+	}
+	b.session()
+	if !confined {
+		b.confine()
+	}
+}
+
+// filterLetsEnter says whether a process with the filter can still enter the pid
+// namespace. If not it has to be there when it loads the filter, with the
+// privilege that this takes.
+func (b *builder) filterLetsEnter() bool {
+	lets := b.filter.Allows(unix.SYS_CLONE, unix.CLONE_PARENT) && b.filter.Allows(unix.SYS_EXIT_GROUP) &&
+		b.filter.Allows(unix.SYS_WRITE, script.ControlFD) && b.filter.Allows(unix.SYS_SETSID)
+	if b.process.Terminal {
+		lets = lets && b.filter.Allows(unix.SYS_IOCTL, 0, unix.TIOCSCTTY)
+	}
+	if b.process.Scheduler != nil {
+		lets = lets && b.filter.Allows(unix.SYS_READ, script.ControlFD)
+	}
+	return lets
+}
+
 // credentials gives up privileges: it takes on the user, the groups and the
 // capabilities of the process, and its working directory. What is left of them
 // is what confine needs.

@@ -6,7 +6,6 @@ import (
 	"strings"
 
 	"github.com/opencontainers/runtime-spec/specs-go"
-	"golang.org/x/sys/unix"
 
 	"github.com/myshim/myshim/process/script"
 	"github.com/myshim/myshim/process/seccomp"
@@ -53,30 +52,7 @@ func NewExec(c *spec.Container, id string, process *specs.Process, filter *secco
 		b.terminal(terminal)
 	}
 	b.closeFrom(script.ScriptFD, "what is used in the container is the container's")
-	b.person(c.Linux)
-	b.credentials()
-	b.lookup()
-	confined := c.Has(specs.PIDNamespace) && b.filterLetsEnter()
-	if confined {
-		b.confine()
-	}
-	if c.Has(specs.PIDNamespace) {
-		// Only now, with no more rights than the container has, does it enter
-		// the namespace, where others can see it. Not with clone3, which many
-		// seccomp filters refuse, as they cannot look into its argument.
-		zero := script.Int(0)
-		b.Add(script.Clone, script.Flags(unix.CLONE_PARENT, "CLONE_PARENT"), zero, zero, zero, zero).Into(b.pid)
-		b.goOnInClone()
-		b.report(Cloned)
-	}
-	if process.Scheduler != nil {
-		b.report(Scheduler)
-		b.Wait()
-	}
-	b.session()
-	if !confined {
-		b.confine()
-	}
+	b.become(c.Linux, c.Has(specs.PIDNamespace))
 	b.execute()
 
 	return &b.Script
@@ -97,21 +73,6 @@ func (b *builder) limits() {
 		const whoProcess = 1
 		b.Add(script.IoprioSet, script.Int(whoProcess), script.Int(0), script.Int(spec.IOPriority(io))).For("process.ioPriority")
 	}
-}
-
-// filterLetsEnter says whether a process with the filter can still enter the pid
-// namespace. If not it has to be there when it loads the filter, with the
-// privilege that this takes.
-func (b *builder) filterLetsEnter() bool {
-	lets := b.filter.Allows(unix.SYS_CLONE, unix.CLONE_PARENT) && b.filter.Allows(unix.SYS_EXIT_GROUP) &&
-		b.filter.Allows(unix.SYS_WRITE, script.ControlFD) && b.filter.Allows(unix.SYS_SETSID)
-	if b.process.Terminal {
-		lets = lets && b.filter.Allows(unix.SYS_IOCTL, 0, unix.TIOCSCTTY)
-	}
-	if b.process.Scheduler != nil {
-		lets = lets && b.filter.Allows(unix.SYS_READ, script.ControlFD)
-	}
-	return lets
 }
 
 // enterContainer joins all namespaces of the container at once, those of its

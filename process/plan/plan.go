@@ -38,8 +38,11 @@ const (
 	// answer is the variable HOME, with its NUL, the root, and the terminal if
 	// there is one.
 	Supers
-	// Scheduler says that the process clones no more: with a policy of its own it might
-	// not be allowed to.
+	// Opened says that the context for a procfs is open, see ProcOpener.
+	Opened
+	// Scheduler says that the process clones no more, which with a policy of its own it
+	// might not be allowed to; and its cgroup, of v1, has a share of the time for
+	// realtime policies by now.
 	Scheduler
 	// Listener says that the seccomp filter is loaded, the descriptor of its listener is
 	// in Listener.
@@ -49,7 +52,7 @@ const (
 )
 
 func (r Report) String() string {
-	return [...]string{"a clone goes on", "ids of the user namespace are needed", "superblocks of the container's namespaces", "its scheduling policy is needed", "the filter's listener", "ready"}[r]
+	return [...]string{"a clone goes on", "ids of the user namespace are needed", "superblocks of the container's namespaces", "a context for a procfs", "its scheduling policy is needed", "the filter's listener", "ready"}[r]
 }
 
 // Script is a script with what has to be known to run it. When its socket closes

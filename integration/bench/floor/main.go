@@ -114,6 +114,7 @@ func start(in *launch.Init, p *plan.Create) (*kernel.Process, error) {
 	if err != nil {
 		return nil, err
 	}
+	in.Take()
 	supers := make([]*os.File, len(p.Supers))
 	for i, cell := range p.Supers {
 		if supers[i], err = init.Descriptor(int(cell.Value(report)), "mount"); err != nil {
