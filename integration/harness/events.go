@@ -36,6 +36,7 @@ type Events struct {
 
 	mu      sync.Mutex
 	seen    []Event       // guarded by mu
+	down    bool          // guarded by mu
 	refuse  int           // guarded by mu; how many of the next to answer with an error
 	changed chan struct{} // guarded by mu; closed by the next event
 }
@@ -50,17 +51,25 @@ func (e *Events) Serve() error {
 		return err
 	}
 	eventsapi.RegisterTTRPCEventsService(e.server, e)
+	e.setDown(false)
 	go func() { _ = e.server.Serve(context.Background(), l) }()
 	return nil
 }
 
 // Close ends the server and all its connections, as containerd's death does.
 func (e *Events) Close() error {
+	e.setDown(true) // else what is under way would arrive, and its answer not
 	err := e.server.Close()
 	if rm := os.Remove(e.path); rm != nil && !errors.Is(rm, os.ErrNotExist) {
 		err = errors.Join(err, rm)
 	}
 	return err
+}
+
+func (e *Events) setDown(down bool) {
+	e.mu.Lock()
+	defer e.mu.Unlock()
+	e.down = down
 }
 
 // Refuse makes the next n deliveries fail.
@@ -78,8 +87,8 @@ func (e *Events) Forward(_ context.Context, r *eventsapi.ForwardRequest) (*empty
 	}
 	e.mu.Lock()
 	defer e.mu.Unlock()
-	if e.refuse > 0 {
-		e.refuse--
+	if e.down || e.refuse > 0 {
+		e.refuse = max(0, e.refuse-1)
 		return nil, errgrpc.ToGRPC(fmt.Errorf("refused by the test: %w", errdefs.ErrUnavailable))
 	}
 	e.seen = append(e.seen, Event{r.Envelope.Topic, r.Envelope.Namespace, r.Envelope.Timestamp.AsTime(), body})
