@@ -24,10 +24,6 @@ import (
 	"github.com/myshim/myshim/process/stdio"
 )
 
-// filters are the seccomp filters compiled so far: the containers of a pod, and
-// their execs, share a few.
-var filters seccomp.Cache
-
 // Create makes a container. Its init waits for Start when Create returns, as the
 // process's user, in the container's namespaces and file system. A container
 // that could not be made leaves nothing behind.
@@ -159,7 +155,7 @@ func compile(config Config) (*Container, cgroup.Location, *plan.Create, error) {
 	c := &Container{Config: config, spec: s, pause: Running, execs: map[string]*Process{}}
 	c.Init = &Process{Container: c, Stdio: config.Stdio, spec: s.Process, exited: make(chan struct{})}
 	c.alive, c.die = context.WithCancel(context.Background())
-	if c.filter, err = filters.Compile(s.Linux.Seccomp); err != nil {
+	if c.filter, err = seccomp.Filters.Compile(s.Linux.Seccomp); err != nil {
 		return fail(fmt.Errorf("%w: %w", spec.ErrInvalid, err))
 	}
 	if err := errors.Join(checkFilter(c.filter), checkLabels(s.Process)); err != nil {

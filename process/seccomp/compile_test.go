@@ -366,8 +366,8 @@ func TestCache(t *testing.T) {
 	for n := range uint(100) {
 		get(func(p *specs.LinuxSeccomp) { p.DefaultErrnoRet = &n })
 	}
-	if len(c.filters) > cacheSize {
-		t.Errorf("%d filters", len(c.filters))
+	if len(c.compiled) > cacheSize {
+		t.Errorf("%d filters", len(c.compiled))
 	}
 }
 

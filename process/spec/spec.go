@@ -1,6 +1,7 @@
 package spec
 
 import (
+	"bytes"
 	"cmp"
 	"encoding/json"
 	"errors"
@@ -9,6 +10,7 @@ import (
 	"path/filepath"
 	"slices"
 	"strings"
+	"sync"
 
 	"github.com/opencontainers/runtime-spec/specs-go"
 )
@@ -54,13 +56,28 @@ type document struct {
 	Linux       *specs.Linux      `json:"linux"`
 }
 
-// Prepare lets encoding/json learn the types, which otherwise the first Parse
-// does, for longer than it takes for the rest.
-func Prepare() { _ = json.Unmarshal([]byte("{}"), new(document)) }
-
 // Load reads and checks the config.json of a bundle.
 func Load(bundle string) (*Container, error) {
 	path := filepath.Join(bundle, "config.json")
+	data, err := read(path)
+	if err != nil {
+		return nil, err
+	}
+	d := takeAhead(data)
+	if d == nil {
+		d, err = decode(data)
+	}
+	var c *Container
+	if err == nil {
+		c, err = d.check(bundle)
+	}
+	if err != nil {
+		return nil, fmt.Errorf("%s: %w", path, err)
+	}
+	return c, nil
+}
+
+func read(path string) ([]byte, error) {
 	f, err := os.Open(path)
 	if err != nil {
 		return nil, fmt.Errorf("%w: %w", ErrInvalid, err)
@@ -77,20 +94,65 @@ func Load(bundle string) (*Container, error) {
 	if _, err := f.ReadAt(data, 0); err != nil && info.Size() > 0 {
 		return nil, err
 	}
-	c, err := Parse(data, bundle)
+	return data, nil
+}
+
+// ahead is what ReadAhead has read.
+var ahead struct {
+	mu       sync.Mutex
+	data     []byte    // guarded by mu
+	document *document // guarded by mu; nil when it is taken
+}
+
+// ReadAhead does what takes longest of a Load that is to come: a process's first
+// document teaches encoding/json the types. It returns the seccomp profile, nil
+// if there is none, and says nothing of what is wrong.
+func ReadAhead(bundle string) *specs.LinuxSeccomp {
+	ahead.mu.Lock()
+	defer ahead.mu.Unlock()
+	data, err := read(filepath.Join(bundle, "config.json"))
 	if err != nil {
-		return nil, fmt.Errorf("%s: %w", path, err)
+		return nil
 	}
-	return c, nil
+	d, err := decode(data)
+	if err != nil {
+		return nil
+	}
+	ahead.data, ahead.document = data, d
+	if d.Linux == nil {
+		return nil
+	}
+	return d.Linux.Seccomp
+}
+
+// takeAhead returns the document of this text, if it has been read ahead.
+func takeAhead(data []byte) *document {
+	ahead.mu.Lock()
+	defer ahead.mu.Unlock()
+	if !bytes.Equal(data, ahead.data) {
+		return nil
+	}
+	d := ahead.document
+	ahead.data, ahead.document = nil, nil
+	return d
 }
 
 // Parse checks a config.json and fills in defaults. bundle is what relative
 // paths are relative to.
 func Parse(data []byte, bundle string) (*Container, error) {
-	var d document
-	if err := unmarshal(data, &d); err != nil {
+	d, err := decode(data)
+	if err != nil {
 		return nil, err
 	}
+	return d.check(bundle)
+}
+
+func decode(data []byte) (*document, error) {
+	d := new(document)
+	return d, unmarshal(data, d)
+}
+
+func (d *document) check(bundle string) (*Container, error) {
 	s := &specs.Spec{
 		Version: d.Version, Process: d.Process, Root: d.Root, Hostname: d.Hostname, Domainname: d.Domainname,
 		Mounts: d.Mounts, Hooks: d.Hooks, Annotations: d.Annotations, Linux: d.Linux,

@@ -156,3 +156,48 @@ func FuzzParse(f *testing.F) {
 		}
 	})
 }
+
+// What is read ahead is used once, and only for the same text.
+func TestReadAhead(t *testing.T) {
+	dir := t.TempDir()
+	path := filepath.Join(dir, "config.json")
+	text := func(hostname string) []byte {
+		return []byte(`{"ociVersion": "1.0.0", "hostname": "` + hostname + `", "root": {"path": "r"}, "process": {"cwd": "/", "args": ["a"]},
+			"linux": {"namespaces": [{"type": "uts"}], "seccomp": {"defaultAction": "SCMP_ACT_ALLOW"}}}`)
+	}
+	if ReadAhead(dir) != nil {
+		t.Error("there is a profile in no bundle")
+	}
+	if err := os.WriteFile(path, text("a"), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	profile := ReadAhead(dir)
+	load := func(want string) *Container {
+		t.Helper()
+		c, err := Load(dir)
+		if err != nil || c.Hostname != want {
+			t.Fatalf("%+v, %v", c, err)
+		}
+		return c
+	}
+	if got := load("a"); got.Linux.Seccomp != profile || profile == nil {
+		t.Error("it is read again")
+	}
+	if got := load("a"); got.Linux.Seccomp == profile {
+		t.Error("two containers share a document")
+	}
+	ReadAhead(dir)
+	if err := os.WriteFile(path, text("b"), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	load("b")
+	if err := os.WriteFile(path, []byte("{"), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	if ReadAhead(dir) != nil {
+		t.Error("there is a profile in a broken document")
+	}
+	if _, err := Load(dir); !errors.Is(err, ErrInvalid) {
+		t.Error(err)
+	}
+}
