@@ -34,6 +34,8 @@ type Container struct {
 	alive context.Context
 	die   context.CancelFunc
 
+	unmounted chan struct{} // closed when the init has ended, and nothing here keeps its file system
+
 	updating sync.Mutex // one Update after the other; nothing else waits for it
 
 	mu    sync.Mutex
@@ -257,6 +259,9 @@ func (c *Container) ended(p *Process, exit ExitStatus, quiet bool) {
 		c.die()
 		c.endExecs()
 		c.group.CheckOOM()
+		// The last reference to a file system takes what may be long: it is
+		// unmounted, and first written to its disk.
+		defer c.unmount()
 		c.settle(exit)
 	}
 	p.stop(exit, func() {
@@ -294,8 +299,7 @@ func (c *Container) endExecs() {
 	}
 }
 
-// settle keeps what is true of the container for when it is gone, and lets go of
-// what would keep its file system in use.
+// settle keeps what is true of the container for when it is gone.
 func (c *Container) settle(exit ExitStatus) {
 	var stats any
 	if c.group.Unit != "" { // systemd takes the cgroup away with the last process
@@ -305,12 +309,24 @@ func (c *Container) settle(exit ExitStatus) {
 		}
 	}
 	c.mu.Lock()
-	root := c.root
-	c.root, c.stats = nil, stats
+	c.stats = stats
 	c.mu.Unlock()
-	if err := errors.Join(root.Close(), c.start.Close(), c.record.ended(exit)); err != nil {
+	if err := errors.Join(c.start.Close(), c.record.ended(exit)); err != nil {
 		log.L.WithError(err).Warnf("after the end of %s", c.ID)
 	}
+}
+
+// unmount lets go of what keeps the file system of the container, whose mount
+// namespace is gone. Delete waits for it.
+func (c *Container) unmount() {
+	c.mu.Lock()
+	root := c.root
+	c.root = nil
+	c.mu.Unlock()
+	if err := root.Close(); err != nil {
+		log.L.WithError(err).Warnf("close the root of %s", c.ID)
+	}
+	close(c.unmounted)
 }
 
 // Start starts the init. Its program runs when Start returns; if it could not be
@@ -367,6 +383,7 @@ func (c *Container) destroy(ctx context.Context) error {
 	if err := errors.Join(c.group.Delete(ctx), c.record.RDT.Delete()); err != nil {
 		return fmt.Errorf("delete container %s: %w", c.ID, err)
 	}
+	<-c.unmounted
 	if err := c.runHooks(ctx, poststop, specs.StateStopped); err != nil {
 		log.L.WithError(err).Warnf("poststop hooks of %s", c.ID)
 	}

@@ -152,7 +152,7 @@ func compile(config Config) (*Container, cgroup.Location, *plan.Create, error) {
 		return fail(err)
 	}
 	s.Process.Terminal = config.Stdio.Terminal
-	c := &Container{Config: config, spec: s, pause: Running, execs: map[string]*Process{}}
+	c := &Container{Config: config, spec: s, pause: Running, execs: map[string]*Process{}, unmounted: make(chan struct{})}
 	c.Init = &Process{Container: c, Stdio: config.Stdio, spec: s.Process, exited: make(chan struct{})}
 	c.alive, c.die = context.WithCancel(context.Background())
 	if c.filter, err = seccomp.Filters.Compile(s.Linux.Seccomp); err != nil {

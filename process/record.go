@@ -56,7 +56,14 @@ func (r *record) write() error {
 	if err != nil {
 		return err
 	}
-	return os.WriteFile(r.path, data, 0o600)
+	// Without O_TRUNC, since ext4 writes such a file to its disk when it is closed:
+	// what is left of one that was longer is not read.
+	f, err := os.OpenFile(r.path, os.O_WRONLY|os.O_CREATE, 0o600)
+	if err != nil {
+		return err
+	}
+	_, err = f.Write(data)
+	return errors.Join(err, f.Close())
 }
 
 // made notes the container's init. runc's shim leaves its pid in init.pid, where
@@ -97,12 +104,13 @@ func (r *record) remove() error {
 }
 
 func readRecord(path string) (*record, error) {
-	data, err := os.ReadFile(path)
+	f, err := os.Open(path)
 	if err != nil {
 		return nil, err
 	}
+	defer f.Close()
 	r := &record{path: path}
-	if err := json.Unmarshal(data, r); err != nil {
+	if err := json.NewDecoder(f).Decode(r); err != nil {
 		return nil, fmt.Errorf("%s: %w", path, err)
 	}
 	return r, nil

@@ -96,6 +96,9 @@ func NewCreate(c *spec.Container, id string, filter *seccomp.Filter, host Host, 
 	b.nulls()
 	b.become(c.Linux, last)
 	b.report(Ready)
+	if b.filterLetsWait() {
+		b.seccomp()
+	}
 	b.Wait()
 	b.execute()
 

@@ -273,13 +273,21 @@ func (b *builder) chdir(entered script.Cell, fine unix.Errno) {
 	b.Place(refused)
 }
 
-// seccomp loads the filter. If it has a listener, that is reported for the shim
+// filterLetsWait says whether a process that takes no privilege to load its filter
+// can do so while it waits for the start, which would take longer otherwise. What
+// goes wrong with it is an error of the start in either case.
+func (b *builder) filterLetsWait() bool {
+	return b.process.NoNewPrivileges && b.filter != nil && !b.filter.Listener() && b.filter.Allows(unix.SYS_READ, script.ControlFD)
+}
+
+// seccomp loads the filter, once. If it has a listener, that is reported for the shim
 // to take, with no more calls than have to be: each of them is filtered already.
 func (b *builder) seccomp() {
 	f := b.filter
-	if f == nil {
+	if f == nil || b.loaded {
 		return
 	}
+	b.loaded = true
 	// struct sock_fprog of seccomp(2)
 	program := b.Bytes(f.Program, at("%d instructions", f.Len))
 	fprog := binary.LittleEndian.AppendUint64(nil, uint64(f.Len))

@@ -152,6 +152,7 @@ type builder struct {
 
 	sets   *caps.Sets // that the process executes its program with, nil for all there are
 	loader bool       // until then it has CAP_SYS_ADMIN too, for the filter
+	loaded bool       // the filter is
 
 	pid     script.Cell // of the last clone
 	context script.Cell // of the file system that is being made
