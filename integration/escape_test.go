@@ -4,6 +4,7 @@ import (
 	"bytes"
 	"context"
 	"crypto/sha256"
+	"encoding/binary"
 	"fmt"
 	"io"
 	"net"
@@ -259,32 +260,51 @@ func TestFailedExecsLeaveNothing(t *testing.T) {
 			for i := range n {
 				id := fmt.Sprint("x", n, "-", i)
 				s.must(m.execProcess(id, nil, &specs.Process{Args: []string{"/missing"}, Cwd: "/", Env: []string{"PATH=/bin"}}))
+				_ = resize(m, id)
 				if err := m.start(id); err == nil {
 					s.Fatal("/missing is started")
 				}
+				_ = resize(m, id)
 				_, err := m.delete(id)
 				s.must(err)
+				_ = resize(m, id)
 			}
 		}
 		fail(10)
 		before, err := harness.ReadVitals(pid)
 		s.must(err)
-		fail(count(100, 1000))
+		// runc's shim leaves pidfds to its garbage collector.
+		few := 0
+		if s.oracle() {
+			few = 50
+		}
 		var after harness.Vitals
-		for range 50 {
+		leaks := func() bool {
 			after, err = harness.ReadVitals(pid)
 			s.must(err)
-			// runc's shim leaves pidfds to its garbage collector.
-			few := 0
-			if s.oracle() {
-				few = 50
-			}
-			if len(after.FDs) <= len(before.FDs)+few && after.Threads <= before.Threads+4 {
-				return
+			return len(after.FDs) > len(before.FDs)+few || after.Threads > before.Threads+4
+		}
+		fail(count(100, 1000))
+		for range 50 {
+			if !leaks() {
+				break
 			}
 			time.Sleep(100 * time.Millisecond)
 		}
-		s.Errorf("%d descriptors and %d threads, before %d and %d:\n%s", len(after.FDs), after.Threads, len(before.FDs), before.Threads, strings.Join(after.FDs, "\n"))
+		if leaks() {
+			s.Fatalf("%d descriptors and %d threads, before %d and %d:\n%s", len(after.FDs), after.Threads, len(before.FDs), before.Threads, strings.Join(after.FDs, "\n"))
+		}
+		// A shim that keeps what it has opened for them would be found out.
+		for i := range few + 5 {
+			id := fmt.Sprint("kept", i)
+			io := s.newStreams(newID(), false)
+			defer io.close()
+			s.must(m.exec(id, io, "/bin/still"))
+			s.must(m.start(id))
+		}
+		if !leaks() {
+			s.Errorf("execs that are there take no descriptors: %d, before %d", len(after.FDs), len(before.FDs))
+		}
 	})
 }
 
@@ -304,6 +324,14 @@ func TestLoggerOfAnAnnotation(t *testing.T) {
 		}
 		if made, err := os.ReadDir(dir); err != nil || len(made) > 0 {
 			e.Errorf("a logger ran: %v, %v", made, err)
+		}
+		// Who takes the annotation for the request runs what it names.
+		id := newID()
+		e.wantCtr(result{}, e.ctrRun("-d", "--log-uri", annotations["log_uri"], baseImage, id, "/bin/testbox", "echo", "here")...)
+		e.wantCtr(result{}, "task", "rm", "-f", id)
+		e.wantCtr(result{}, "container", "rm", id)
+		if made, err := os.ReadDir(dir); err != nil || len(made) == 0 {
+			e.Errorf("no logger runs even if it is asked for (%v)", err)
 		}
 	})
 }
@@ -381,12 +409,38 @@ func TestForkBombAgainstExec(t *testing.T) {
 	})
 }
 
+// NaiveFields are fields as netlink has its attributes, if nobody looks at lengths.
+func naiveFields(fields ...string) []byte {
+	var b []byte
+	for _, f := range fields {
+		b = binary.LittleEndian.AppendUint16(b, uint16(len(f)))
+		b = append(b, f...)
+	}
+	return b
+}
+
+func readNaiveFields(b []byte) []string {
+	var fields []string
+	for len(b) >= 2 {
+		n := min(int(binary.LittleEndian.Uint16(b)), len(b)-2)
+		fields, b = append(fields, string(b[2:2+n])), b[2+n:]
+	}
+	return fields
+}
+
 // What hostile specs put into one field does not get into another.
 func TestFieldsStayApart(t *testing.T) {
 	eachPeer(t, func(s *stage) {
 		s.weakness("after one of these its shim does not answer any more")
 		pod := s.launch(still())
 		long := strings.Repeat("x", 70<<10)
+		// What a runtime that hands fields on one after the other, with 16 bits for
+		// the length of each, makes of them (CVE-2021-43784).
+		forged := string(naiveFields("pid:/proc/1/ns/pid"))
+		hidden := strings.Repeat("x", 100) + forged + strings.Repeat("x", 1<<16-len(forged))
+		if read := readNaiveFields(naiveFields("ipc:/"+hidden, "net:")); len(read) < 2 || read[1] != "pid:/proc/1/ns/pid" {
+			s.Errorf("no field gets into another one even so: %.100q", read)
+		}
 		for name, change := range map[string]func(*specs.Spec){
 			"long source": func(s *specs.Spec) {
 				s.Mounts = append(s.Mounts, specs.Mount{Destination: "/m", Source: "/" + long, Options: []string{"bind"}})
@@ -396,6 +450,9 @@ func TestFieldsStayApart(t *testing.T) {
 			"long cwd":         func(s *specs.Spec) { s.Process.Cwd = "/" + long },
 			"namespace paths": func(s *specs.Spec) {
 				setNamespace(s, specs.LinuxNamespace{Type: specs.IPCNamespace, Path: "/proc/self/ns/ipc,pid:/proc/1/ns/pid"})
+			},
+			"hidden namespace": func(s *specs.Spec) {
+				setNamespace(s, specs.LinuxNamespace{Type: specs.IPCNamespace, Path: "/" + hidden})
 			},
 			"long namespace": func(s *specs.Spec) { setNamespace(s, specs.LinuxNamespace{Type: specs.IPCNamespace, Path: "/" + long}) },
 		} {

@@ -144,9 +144,11 @@ func leaks(before int) string {
 	deadline := time.Now().Add(5 * time.Second)
 	for {
 		var left []string
-		children, _ := os.ReadFile(fmt.Sprintf("/proc/self/task/%d/children", os.Getpid()))
-		if len(children) > 0 {
-			left = append(left, "children "+string(children))
+		threads, _ := filepath.Glob("/proc/self/task/*/children")
+		for _, thread := range threads {
+			if children, _ := os.ReadFile(thread); len(children) > 0 {
+				left = append(left, "children "+string(children))
+			}
 		}
 		// The program of the init, the poller, and the watcher of OOMs stay.
 		const kept = 6
