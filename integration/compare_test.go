@@ -210,9 +210,9 @@ var comparisons = []comparison{
 	})},
 	{"namespaces by path", joined},
 	{"user namespace", userNamespace(client.WithUserNSRemappedSnapshot)},
-	{"user namespace, idmapped root", userNamespace(func(id string, i client.Image, uid, gid []specs.LinuxIDMapping) client.NewContainerOpts {
-		return client.WithNewSnapshot(id, i, client.WithUserNSRemapperLabels(uid, gid))
-	})},
+	{"user namespace, idmapped root", userNamespace(idmapped)},
+	{"hostUsers: false", userNamespacePod(specs.NetworkNamespace, specs.IPCNamespace, specs.UTSNamespace)},
+	{"hostUsers: false, shared pids", userNamespacePod(specs.NetworkNamespace, specs.IPCNamespace, specs.UTSNamespace, specs.PIDNamespace)},
 	{"terminal", func(*env) []opt { return []opt{withTerminal, withSpec(oci.WithTTYSize(81, 24))} }},
 	{"propagation shared", edited(func(s *specs.Spec) { s.Linux.RootfsPropagation = "shared" })},
 	{"propagation rslave", edited(func(s *specs.Spec) { s.Linux.RootfsPropagation = "rslave" })},
@@ -311,6 +311,30 @@ func userNamespace(snapshot remappedSnapshot) func(*env) []opt {
 			s.ownSnapshot = true
 			s.container = append(s.container, snapshot(s.id, s.image, ids, ids))
 		}}
+	}
+}
+
+func idmapped(id string, i client.Image, uid, gid []specs.LinuxIDMapping) client.NewContainerOpts {
+	return client.WithNewSnapshot(id, i, client.WithUserNSRemapperLabels(uid, gid))
+}
+
+// UserNamespacePod is a container of a Kubernetes pod with hostUsers: false. The
+// sandbox has made the user namespace and those that belong to it; a volume has
+// the ids of the pod, whatever they are on the host.
+func userNamespacePod(joined ...specs.LinuxNamespaceType) func(*env) []opt {
+	return func(e *env) []opt {
+		pause := e.launch(append(userNamespace(idmapped)(e), still())...)
+		volume := e.dir()
+		e.must(os.WriteFile(filepath.Join(volume, "file"), nil, 0o640))
+		e.must(os.Chown(filepath.Join(volume, "file"), 1000, 2000))
+		return append(userNamespace(idmapped)(e), sharesNamespaces, withSpec(joinOpts(pause, append(joined, specs.UserNamespace)...)...), edit(func(s *specs.Spec) {
+			s.Mounts = append(s.Mounts, specs.Mount{
+				Type: "bind", Source: volume, Destination: "/data", Options: []string{"rbind", "rprivate", "rw"},
+				UIDMappings: s.Linux.UIDMappings, GIDMappings: s.Linux.GIDMappings,
+			})
+			s.Linux.Sysctl = map[string]string{"net.ipv4.ip_unprivileged_port_start": "0"}
+			s.Process.User = specs.User{UID: 1000, GID: 2000}
+		}))
 	}
 }
 

@@ -52,7 +52,7 @@ type Config struct {
 	Daemon        string // ID of the shim process, which may serve several containers
 	RootMounts    []mounts.RootMount
 	Stdio         stdio.Request // without owner and environment
-	IOUID, IOGID  int           // owner of the streams; 0, 0 for the process's user
+	IOUID, IOGID  int           // of the streams, on the host; 0, 0 if nobody cares
 	NoPivotRoot   bool
 	NoNewKeyring  bool
 	SystemdCgroup bool

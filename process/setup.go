@@ -161,13 +161,18 @@ func hostID(mappings []specs.LinuxIDMapping, id uint32) int {
 }
 
 // streamRequest is what a process asks of package stdio. What it can open again,
-// as /dev/stdout, belongs to its user; as with runc, the group stays.
+// as /dev/stdout, belongs to its user, as under runc whoever was asked for; not so
+// if it is in a user namespace of which the spec does not say the ids. The group is
+// the one that was asked for, or stays.
 func (c *Container) streamRequest(p *Process) stdio.Request {
 	r := p.Stdio
 	r.ContainerID, r.Namespace = c.ID, c.Namespace
-	r.UID, r.GID = c.IOUID, c.IOGID
-	if r.UID == 0 && r.GID == 0 {
-		r.UID, r.GID = hostID(c.spec.Linux.UIDMappings, p.spec.User.UID), -1
+	r.UID, r.GID = hostID(c.spec.Linux.UIDMappings, p.spec.User.UID), -1
+	if c.IOUID != 0 || c.IOGID != 0 {
+		r.GID = c.IOGID
+		if c.spec.Has(specs.UserNamespace) && len(c.spec.Linux.UIDMappings) == 0 {
+			r.UID = c.IOUID
+		}
 	}
 	r.Copy = p.spec.SelinuxLabel != "" || !letsFIFOs(p.spec.ApparmorProfile)
 	return r
