@@ -2,6 +2,8 @@ package process
 
 import (
 	"context"
+	"encoding/binary"
+	"encoding/json"
 	"errors"
 	"fmt"
 	"maps"
@@ -552,6 +554,129 @@ func TestWaitingInitKilled(t *testing.T) {
 	}
 	if got := events.String(); got != "create exit delete" {
 		t.Errorf("events: %s", got)
+	}
+}
+
+// successor is a process that has the pid of one that is gone. It answers all that
+// it is told.
+func successor(t *testing.T, pid int) *launch.Init {
+	t.Helper()
+	s := script.New()
+	clone, child := s.Cell("clone"), s.Label("child")
+	// struct clone_args of clone(2): flags, and set_tid with its size
+	args := make([]byte, 88)
+	binary.NativeEndian.PutUint64(args, unix.CLONE_PARENT)
+	binary.NativeEndian.PutUint64(args[64:], s.Bytes(binary.NativeEndian.AppendUint32(nil, uint32(pid)), "").Value())
+	binary.NativeEndian.PutUint64(args[72:], 1)
+	s.Add(script.Clone3, s.Bytes(args, ""), script.Int(len(args))).Into(clone)
+	s.Jump(clone.Arg(), script.Int(0), child)
+	s.Add(script.Exit, script.Int(0))
+	s.Place(child)
+	s.Report()
+	s.Wait()
+	s.Goto(child)
+	s.End()
+	null := openNull(t)
+	in, err := launch.Start(s, [3]int{null, null, null}, nil)
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() {
+		if err := in.Kill(); err != nil {
+			t.Error(err)
+		}
+	})
+	if _, err := in.Next(t.Context()); err != nil || in.PID() != pid {
+		t.Fatalf("process %d, not %d: %v", in.PID(), pid, err)
+	}
+	return in
+}
+
+// What is done to a container that has ended reaches nobody who has its pids now.
+func TestRecycledPIDs(t *testing.T) {
+	alive := func(p *launch.Init) bool {
+		err := p.Go([]byte{1})
+		if err == nil {
+			_, err = p.Next(t.Context())
+		}
+		return err == nil
+	}
+	end := func(hostPIDs bool) (c *Container, exec *Process) {
+		cfg, _ := config(t, func(s *specs.Spec) {
+			if hostPIDs {
+				s.Linux.Namespaces = s.Linux.Namespaces[1:]
+			}
+		}, "sleep")
+		c = create(t, cfg)
+		start(t, c)
+		exec, err := c.Exec("e", &specs.Process{Cwd: "/", Args: []string{"/test", "sleep"}, Env: []string{"INSIDE=1"}}, stdio.Request{})
+		if err == nil {
+			err = c.StartExec(t.Context(), exec)
+		}
+		if err == nil {
+			err = c.Kill(unix.SIGKILL, false)
+		}
+		if err != nil {
+			t.Fatal(err)
+		}
+		wait(t, exec)
+		wait(t, c.Init)
+		return c, exec
+	}
+	c, _ := end(false)
+	naive := successor(t, c.Init.State().PID)
+	if err := unix.Kill(c.Init.State().PID, unix.SIGKILL); err != nil || alive(naive) {
+		t.Errorf("a signal to the pid does not reach who has it now: %v", err)
+	}
+	for _, hostPIDs := range []bool{false, true} {
+		c, exec := end(hostPIDs)
+		victims := []*launch.Init{successor(t, c.Init.State().PID), successor(t, exec.State().PID)}
+		for what, do := range map[string]func() error{
+			"kill":        func() error { return c.Kill(unix.SIGKILL, false) },
+			"kill all":    func() error { return c.Kill(unix.SIGKILL, true) },
+			"kill exec":   func() error { return exec.Signal(unix.SIGKILL) },
+			"signal":      func() error { return c.Init.Signal(unix.SIGTERM) },
+			"pause":       func() error { return c.Pause(t.Context()) },
+			"resize":      func() error { return c.Init.Resize(1, 1) },
+			"delete exec": func() error { return c.DeleteExec(t.Context(), exec) },
+			"exec": func() error {
+				_, err := c.Exec("late", &specs.Process{Cwd: "/", Args: []string{"/test", "true"}}, stdio.Request{})
+				return err
+			},
+		} {
+			_ = do() // most of them are refused
+			for _, v := range victims {
+				if !alive(v) {
+					t.Fatalf("%s ends the process that has the pid now", what)
+				}
+			}
+		}
+		if pids, err := c.Pids(); err == nil {
+			t.Errorf("it has processes: %v", pids)
+		}
+		if err := c.Delete(t.Context()); err != nil {
+			t.Error(err)
+		}
+		// After the death of the shim the record has nothing but pids.
+		r := &record{ID: c.ID, Namespace: "test", Daemon: c.ID, PID: victims[0].PID(), Cgroup: c.record.Cgroup, path: recordPath(c.Bundle)}
+		if err := r.write(); err != nil {
+			t.Fatal(err)
+		}
+		r.Shim = identity{victims[1].PID(), "1"} // of the shim only the pid is the same
+		if data, err := json.Marshal(r); err != nil || os.WriteFile(r.path, data, 0o600) != nil {
+			t.Fatal(err)
+		}
+		if _, _, err := Cleanup(t.Context(), c.Bundle); err != nil {
+			t.Error(err)
+		}
+		if _, err := os.Stat(r.path); err == nil {
+			t.Error("who has the shim's pid is taken for it: nothing is cleaned up")
+		}
+		for _, v := range victims {
+			if !alive(v) {
+				t.Error("the clean-up ends the process that has the pid now")
+			}
+		}
 	}
 }
 
