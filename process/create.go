@@ -98,10 +98,9 @@ func Create(ctx context.Context, config Config) (_ *Container, err error) {
 		log.G(ctx).Warnf("container %s: %s", c.ID, w)
 	}
 	undo.keep()
-	c.start.Take()
 	c.root = m.root
 	c.emit(ContainerCreated, c.Init)
-	go c.Init.watch(m.init)
+	go c.Init.watch(c.start.Take())
 	return c, nil
 }
 
@@ -135,7 +134,7 @@ func holdProcess() (pid int, release func(), err error) {
 	if err != nil {
 		return 0, nil, err
 	}
-	return in.PID(), func() {
+	return in.Process().PID, func() {
 		if err := in.Kill(); err != nil {
 			log.L.WithError(err).Warn("end the process that held a systemd scope")
 		}
@@ -203,59 +202,48 @@ type making struct {
 }
 
 func (m *making) close() error {
-	var err error
-	if m.init != nil {
-		err = m.init.Close()
+	if m.root == nil {
+		return nil
 	}
-	if m.root != nil {
-		err = errors.Join(err, m.root.Close())
-	}
-	return err
+	return m.root.Close()
 }
 
 // follow goes on with the clone that has entered the pid namespace.
 func (m *making) follow() error {
-	last := m.init
-	var err error
-	if m.init, err = m.start.Process(); err != nil {
-		return errors.Join(err, last.Close())
-	}
+	m.setInit()
+	return m.record.made(m.init.PID)
+}
+
+func (m *making) setInit() {
+	m.init = m.start.Process()
 	m.Init.run(m.init)
-	return errors.Join(last.Close(), m.record.made(m.init.PID))
 }
 
 // answer does what the script waits for.
 func (m *making) answer(ctx context.Context, r plan.Report) error {
 	switch r {
 	case plan.Mappings:
-		if err := m.writeMappings(m.start.PID()); err != nil {
+		if err := m.writeMappings(m.start.Process().PID); err != nil {
 			return err
 		}
 		return m.start.Go([]byte{1})
 	case plan.Supers:
 		return m.furnish(ctx)
 	case plan.Scheduler:
-		if err := setScheduler(m.init.PID, m.spec.Process.Scheduler); err != nil {
-			return err
-		}
-		return m.start.Go([]byte{1})
+		return m.start.setScheduler(m.spec.Process.Scheduler)
 	case plan.Listener:
 		if m.spec.Process.NoNewPrivileges { // then the filter is the last thing, at the start
-			return m.takeListener(ctx, m.start, m.init, specs.StateCreated)
+			return m.takeListener(ctx, m.start, specs.StateCreated)
 		}
-		return m.takeListener(ctx, m.start, m.init, specs.StateCreating)
+		return m.takeListener(ctx, m.start, specs.StateCreating)
 	}
-	return fmt.Errorf("the process says something at the wrong time: %v", r)
+	return unexpected(r)
 }
 
 // furnish does what is done from outside while the init waits in its new
 // namespaces: limits and the file system, then hooks.
 func (m *making) furnish(ctx context.Context) error {
-	var err error
-	if m.init, err = m.start.Process(); err != nil {
-		return err
-	}
-	m.Init.run(m.init)
+	m.setInit()
 	if err := errors.Join(m.record.RDT.Join(m.init.PID), m.moveDevices()); err != nil {
 		return err
 	}
@@ -380,12 +368,7 @@ func (m *making) explain(err error) error {
 	if !ok || !step.Step.Calls(script.Fsconfig) && !step.Step.Calls(script.Fsmount) {
 		return err
 	}
-	k, opened := m.start.Process()
-	if opened != nil {
-		return err
-	}
-	defer k.Close()
-	context, taken := k.Descriptor(int(m.plan.Context.Value(m.start.report)), "a file system")
+	context, taken := m.start.Process().Descriptor(int(m.plan.Context.Value(m.start.report)), "a file system")
 	if taken != nil {
 		return err
 	}

@@ -586,8 +586,8 @@ func successor(t *testing.T, pid int) *launch.Init {
 			t.Error(err)
 		}
 	})
-	if _, err := in.Next(t.Context()); err != nil || in.PID() != pid {
-		t.Fatalf("process %d, not %d: %v", in.PID(), pid, err)
+	if _, err := in.Next(t.Context()); err != nil || in.Process().PID != pid {
+		t.Fatalf("process %d, not %d: %v", in.Process().PID, pid, err)
 	}
 	return in
 }
@@ -658,11 +658,11 @@ func TestRecycledPIDs(t *testing.T) {
 			t.Error(err)
 		}
 		// After the death of the shim the record has nothing but pids.
-		r := &record{ID: c.ID, Namespace: "test", Daemon: c.ID, PID: victims[0].PID(), Cgroup: c.record.Cgroup, path: recordPath(c.Bundle)}
+		r := &record{ID: c.ID, Namespace: "test", Daemon: c.ID, PID: victims[0].Process().PID, Cgroup: c.record.Cgroup, path: recordPath(c.Bundle)}
 		if err := r.write(); err != nil {
 			t.Fatal(err)
 		}
-		r.Shim = identity{victims[1].PID(), "1"} // of the shim only the pid is the same
+		r.Shim = identity{victims[1].Process().PID, "1"} // of the shim only the pid is the same
 		if data, err := json.Marshal(r); err != nil || os.WriteFile(r.path, data, 0o600) != nil {
 			t.Fatal(err)
 		}

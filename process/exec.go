@@ -167,19 +167,15 @@ func (c *Container) enter(ctx context.Context, e entry, open func() (cgroup.Join
 		}
 	}()
 	l.answer = func(r plan.Report) error {
-		if r == plan.Listener {
-			k, err := l.Process()
-			if err != nil {
-				return err
-			}
-			return errors.Join(c.takeListener(ctx, l, k, specs.StateRunning), k.Close())
+		switch r {
+		case plan.Listener:
+			return c.takeListener(ctx, l, specs.StateRunning)
+		case plan.Scheduler:
+			return l.setScheduler(e.process.Scheduler)
 		}
-		if err := setScheduler(l.PID(), e.process.Scheduler); err != nil {
-			return err
-		}
-		return l.Go([]byte{1})
+		return unexpected(r)
 	}
-	if err := c.record.RDT.Join(l.PID()); err != nil {
+	if err := c.record.RDT.Join(l.Process().PID); err != nil {
 		return nil, err
 	}
 	if err := l.Go(homeVariable(e.root, e.process), e.terminal...); err != nil {
@@ -191,12 +187,7 @@ func (c *Container) enter(ctx context.Context, e entry, open func() (cgroup.Join
 	for _, w := range s.Warnings {
 		log.G(ctx).Warnf("exec in %s: %s", c.ID, w)
 	}
-	k, err := l.Process()
-	if err != nil {
-		return nil, err
-	}
-	l.Take()
-	return k, l.Close()
+	return l.Take(), l.Close()
 }
 
 // openRoot returns the container's root, to be closed by the caller.

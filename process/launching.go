@@ -3,9 +3,11 @@ package process
 import (
 	"context"
 	"errors"
+	"fmt"
 	"io"
 	"os"
 
+	"github.com/opencontainers/runtime-spec/specs-go"
 	"golang.org/x/sys/unix"
 
 	"github.com/myshim/myshim/process/cgroup"
@@ -123,6 +125,19 @@ func (l *launching) execute(ctx context.Context) error {
 		return errors.New("the process has more to say than it should")
 	}
 	return err
+}
+
+// unexpected is the error for a report that there is no answer to.
+func unexpected(r plan.Report) error {
+	return fmt.Errorf("the process says something at the wrong time: %v", r)
+}
+
+// setScheduler answers plan.Scheduler.
+func (l *launching) setScheduler(s *specs.Scheduler) error {
+	if err := setScheduler(l.Process().PID, s); err != nil {
+		return err
+	}
+	return l.Go([]byte{1})
 }
 
 // Close gives the socket back; again is no error.

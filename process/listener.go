@@ -9,21 +9,20 @@ import (
 
 	"github.com/opencontainers/runtime-spec/specs-go"
 	"golang.org/x/sys/unix"
-
-	"github.com/myshim/myshim/process/kernel"
 )
 
 // takeListener takes the listener of a process's seccomp filter, hands it to the
 // agent, and lets the process go on (config-linux.md, "The Container Process
 // State").
-func (c *Container) takeListener(ctx context.Context, l *launching, k *kernel.Process, status specs.ContainerState) error {
-	if err := c.sendListener(ctx, l, k, status); err != nil {
+func (c *Container) takeListener(ctx context.Context, l *launching, status specs.ContainerState) error {
+	if err := c.sendListener(ctx, l, status); err != nil {
 		return fmt.Errorf("linux.seccomp.listenerPath: %w", err)
 	}
 	return l.Go([]byte{1})
 }
 
-func (c *Container) sendListener(ctx context.Context, l *launching, k *kernel.Process, status specs.ContainerState) error {
+func (c *Container) sendListener(ctx context.Context, l *launching, status specs.ContainerState) error {
+	k := l.Process()
 	listener, err := k.Descriptor(int(l.script.Listener.Value(l.report)), "the listener of the seccomp filter")
 	if err != nil {
 		return err

@@ -42,13 +42,8 @@ func (m *making) openProcInside(ctx context.Context) (_ *os.File, err error) {
 	}
 	defer func() { err = errors.Join(err, l.Kill()) }()
 	var proc *os.File
-	l.answer = func(plan.Report) error {
-		k, err := l.Process()
-		if err != nil {
-			return err
-		}
-		defer k.Close()
-		proc, err = k.Descriptor(int(opener.Context.Value(l.report)), "procfs")
+	l.answer = func(plan.Report) (err error) {
+		proc, err = l.Process().Descriptor(int(opener.Context.Value(l.report)), "procfs")
 		return err
 	}
 	for proc == nil {

@@ -29,10 +29,10 @@ func newUserNamespace(m *mounts.Mappings) (_ *os.File, err error) {
 	if _, err := in.Next(context.Background()); err != nil {
 		return nil, err
 	}
-	if err := errors.Join(writeProc(in.PID(), "uid_map", idMap(m.UID)), writeProc(in.PID(), "gid_map", idMap(m.GID))); err != nil {
+	if err := errors.Join(writeProc(in.Process().PID, "uid_map", idMap(m.UID)), writeProc(in.Process().PID, "gid_map", idMap(m.GID))); err != nil {
 		return nil, err
 	}
-	return os.Open(fmt.Sprintf("/proc/%d/ns/user", in.PID()))
+	return os.Open(fmt.Sprintf("/proc/%d/ns/user", in.Process().PID))
 }
 
 // launchAlone starts a script that belongs to no container.

@@ -20,9 +20,9 @@ import (
 // are children of the shim, and speak through one socket.
 type Init struct {
 	script  *script.Script
-	stage   int      // pid of the process that walks it now
-	taken   bool     // that is somebody else's to wait for, or waited for already
-	control *os.File // SOCK_SEQPACKET; its EOF is a successful execve, or death
+	process *kernel.Process // that walks it now
+	taken   bool            // it is somebody else's to end and to wait for, or was waited for
+	control *os.File        // SOCK_SEQPACKET; its EOF is a successful execve, or death
 }
 
 // Start makes the first process of a script. It has stdio as descriptors 0 to
@@ -71,12 +71,16 @@ func Start(s *script.Script, stdio [3]int, extra []int) (_ *Init, err error) {
 	if err != nil {
 		return nil, errors.Join(fmt.Errorf("start the init: %w", err), control.Close())
 	}
-	return &Init{script: s, stage: pid, control: control}, nil
+	process, err := kernel.OpenChild(pid)
+	if err != nil {
+		return nil, errors.Join(err, control.Close()) // which ends it
+	}
+	return &Init{script: s, process: process, control: control}, nil
 }
 
-// PID is the process that walks the script, as far as it is known: that of the
-// last report, or the first one.
-func (i *Init) PID() int { return i.stage }
+// Process is the one that walks the script, as far as it is known: that of the
+// last report, or the first one. It is closed when a clone goes on.
+func (i *Init) Process() *kernel.Process { return i.process }
 
 // Next waits for the next report of the init and returns it. A step that failed
 // is a *StepError, and the init then waits for its end. io.EOF means that the
@@ -97,7 +101,7 @@ func (i *Init) Next(ctx context.Context) ([]byte, error) {
 	case n != script.ReportSize:
 		return nil, fmt.Errorf("read from the init: %d bytes, not %d", n, script.ReportSize)
 	}
-	if sender != i.stage {
+	if sender != i.process.PID {
 		if err := i.follow(sender); err != nil {
 			return nil, err
 		}
@@ -120,12 +124,14 @@ func (i *Init) follow(clone int) error {
 	if i.taken || !isChild(clone) {
 		return fmt.Errorf("read from the init: process %d wrote to its socket, and is no part of it", clone)
 	}
-	previous := i.stage
-	i.stage = clone
-	if err := reap(previous); err != nil {
-		return fmt.Errorf("wait for process %d: %w", previous, err)
+	process, err := kernel.OpenChild(clone)
+	if err != nil {
+		return err
 	}
-	return nil
+	previous := i.process
+	i.process = process
+	_, err = previous.Wait()
+	return errors.Join(err, previous.Close())
 }
 
 // receive reads one message, and who sent it.
@@ -145,8 +151,11 @@ func (i *Init) receive(b []byte) (n, sender int, err error) {
 		return n, 0, err
 	}
 	messages, err := unix.ParseSocketControlMessage(oob[:oobn])
-	if err != nil || len(messages) != 1 {
-		return 0, 0, fmt.Errorf("a message without a sender: %w", err)
+	if err != nil {
+		return 0, 0, err
+	}
+	if len(messages) != 1 {
+		return 0, 0, errors.New("a message without a sender")
 	}
 	credentials, err := unix.ParseUnixCredentials(&messages[0])
 	if err != nil {
@@ -176,22 +185,24 @@ func (i *Init) Go(message []byte, files ...int) error {
 	return nil
 }
 
-// Process is the process that walks the script now. The caller does not wait for
-// it, unless Take follows.
-func (i *Init) Process() (*kernel.Process, error) { return kernel.OpenChild(i.stage) }
+// Take leaves it to the caller to end the process, to wait for it, and to close it.
+func (i *Init) Take() *kernel.Process {
+	i.taken = true
+	return i.process
+}
 
-// Take leaves it to the caller to end the process, and to wait for it.
-func (i *Init) Take() { i.taken = true }
-
-// Kill ends the init, if it was not taken with Process, and reaps it, and closes
-// the socket.
+// Kill ends the process, if it was not taken, and closes the socket.
 func (i *Init) Kill() error {
-	var err error
-	if !i.taken {
-		err = errors.Join(unix.Kill(i.stage, unix.SIGKILL), reap(i.stage))
-		i.taken = true
+	if i.taken {
+		return i.control.Close()
 	}
-	return errors.Join(err, i.control.Close())
+	err := i.process.Signal(unix.SIGKILL)
+	if errors.Is(err, os.ErrProcessDone) {
+		err = nil
+	}
+	_, waited := i.process.Wait()
+	i.taken = true
+	return errors.Join(err, waited, i.process.Close(), i.control.Close())
 }
 
 // Close gives the socket back. An init that is not yet another program exits.
@@ -226,17 +237,4 @@ func writeAll(fd int, b []byte) error {
 // for.
 func isChild(pid int) bool {
 	return unix.Waitid(unix.P_PID, pid, nil, unix.WEXITED|unix.WNOHANG|unix.WNOWAIT, nil) == nil
-}
-
-// reap waits for a child that has ended or is about to.
-func reap(pid int) error {
-	for {
-		_, err := unix.Wait4(pid, nil, 0, nil)
-		switch {
-		case errors.Is(err, unix.ECHILD): // taken by kernel.ReapOrphans, after seconds
-			return nil
-		case !errors.Is(err, unix.EINTR):
-			return err
-		}
-	}
 }

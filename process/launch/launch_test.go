@@ -112,7 +112,7 @@ func TestFailure(t *testing.T) {
 		t.Errorf("the cell has %d", cell.Value(report))
 	}
 	// It waits to be looked at.
-	if err := unix.Kill(in.PID(), 0); err != nil {
+	if err := unix.Kill(in.Process().PID, 0); err != nil {
 		t.Error(err)
 	}
 	if err := in.Kill(); err != nil {
@@ -138,7 +138,7 @@ func TestCloneAndExecute(t *testing.T) {
 	s.End()
 
 	in := run(t, s)
-	first := in.PID()
+	first := in.Process().PID
 	_, err := in.Next(t.Context())
 	if errors.Is(err, unix.ENOSYS) {
 		_ = in.Kill()
@@ -147,17 +147,13 @@ func TestCloneAndExecute(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	if in.PID() == first {
+	if in.Process().PID == first {
 		t.Error("the clone is not followed")
 	}
 	if err := unix.Kill(first, 0); !errors.Is(err, unix.ESRCH) {
 		t.Errorf("the process before is not reaped: %v", err)
 	}
-	p, err := in.Process()
-	if err != nil {
-		t.Fatal(err)
-	}
-	in.Take()
+	p := in.Take()
 	defer p.Close()
 	if err := in.Go([]byte{1}); err != nil {
 		t.Fatal(err)
@@ -187,11 +183,11 @@ func TestReportOfAnother(t *testing.T) {
 	s.Report()
 	s.End()
 	in := run(t, s)
-	first := in.PID()
+	first := in.Process().PID
 	if _, err := in.Next(t.Context()); err == nil || !strings.Contains(err.Error(), "is no part of it") {
 		t.Errorf("error %v", err)
 	}
-	if in.PID() != first {
+	if in.Process().PID != first {
 		t.Error("it is taken for a clone")
 	}
 	if err := in.Kill(); err != nil {
@@ -209,11 +205,7 @@ func TestShimGone(t *testing.T) {
 	if _, err := in.Next(t.Context()); err != nil {
 		t.Fatal(err)
 	}
-	p, err := in.Process()
-	if err != nil {
-		t.Fatal(err)
-	}
-	in.Take()
+	p := in.Take()
 	defer p.Close()
 	if err := in.Close(); err != nil {
 		t.Fatal(err)

@@ -17,12 +17,9 @@ import (
 	"strings"
 	"time"
 
-	"golang.org/x/sys/unix"
-
 	"github.com/myshim/myshim/mounts"
 	"github.com/myshim/myshim/process/caps"
 	"github.com/myshim/myshim/process/cgroup"
-	"github.com/myshim/myshim/process/kernel"
 	"github.com/myshim/myshim/process/launch"
 	"github.com/myshim/myshim/process/plan"
 	"github.com/myshim/myshim/process/spec"
@@ -93,32 +90,23 @@ func run(bundle string, root mounts.RootMount) (took time.Duration, err error) {
 	if err != nil {
 		return 0, err
 	}
-	init, err := start(in, p)
+	err = start(in, p)
 	took = time.Since(began)
-	if init != nil {
-		err = errors.Join(err, init.Signal(unix.SIGKILL))
-		_, waited := init.Wait()
-		err = errors.Join(err, waited, init.Close())
-	}
 	return took, errors.Join(err, in.Kill())
 }
 
 // start is what the shim does while the script runs.
-func start(in *launch.Init, p *plan.Create) (*kernel.Process, error) {
+func start(in *launch.Init, p *plan.Create) error {
 	ctx := context.Background()
 	report, err := in.Next(ctx) // plan.Supers
 	if err != nil {
-		return nil, err
+		return err
 	}
-	init, err := in.Process()
-	if err != nil {
-		return nil, err
-	}
-	in.Take()
+	init := in.Process()
 	supers := make([]*os.File, len(p.Supers))
 	for i, cell := range p.Supers {
 		if supers[i], err = init.Descriptor(int(cell.Value(report)), "mount"); err != nil {
-			return init, err
+			return err
 		}
 	}
 	var root *os.File
@@ -127,19 +115,19 @@ func start(in *launch.Init, p *plan.Create) (*kernel.Process, error) {
 		return err
 	})
 	if err != nil {
-		return init, err
+		return err
 	}
 	if err := in.Go([]byte{0}, int(root.Fd())); err != nil {
-		return init, err
+		return err
 	}
 	if _, err := in.Next(ctx); err != nil { // plan.Ready
-		return init, err
+		return err
 	}
 	if err := in.Go([]byte{1}); err != nil {
-		return init, err
+		return err
 	}
 	if _, err := in.Next(ctx); !errors.Is(err, io.EOF) {
-		return init, fmt.Errorf("the program does not run: %w", err)
+		return fmt.Errorf("the program does not run: %w", err)
 	}
-	return init, nil
+	return nil
 }
