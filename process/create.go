@@ -155,15 +155,12 @@ func compile(config Config) (*Container, cgroup.Location, *plan.Create, error) {
 	c.Init = &Process{Container: c, Stdio: config.Stdio, spec: s.Process, exited: make(chan struct{})}
 	c.alive, c.die = context.WithCancel(context.Background())
 	if c.filter, err = seccomp.Filters.Compile(s.Linux.Seccomp); err != nil {
-		return fail(fmt.Errorf("%w: %w", spec.ErrInvalid, err))
+		return fail(err)
 	}
 	if err := errors.Join(checkFilter(c.filter), checkLabels(s.Process)); err != nil {
 		return fail(err)
 	}
 	location, err := cgroup.Resolve(s.Linux.CgroupsPath, c.ID, c.SystemdCgroup)
-	if errors.Is(err, cgroup.ErrInvalid) {
-		err = fmt.Errorf("%w: %w", spec.ErrInvalid, err)
-	}
 	if err != nil {
 		return fail(err)
 	}

@@ -3,7 +3,6 @@ package task
 import (
 	"context"
 	"errors"
-	"fmt"
 
 	"github.com/containerd/errdefs"
 	"github.com/containerd/errdefs/pkg/errgrpc"
@@ -29,10 +28,18 @@ var codes = []struct{ ours, theirs error }{
 func code(err error) error {
 	for _, c := range codes {
 		if errors.Is(err, c.ours) {
-			// Its text, and no more of it: what it is made of means nothing to
-			// containerd, and some of it, fs.ErrNotExist, something else.
-			return errgrpc.ToGRPC(fmt.Errorf("%s: %w", err.Error(), c.theirs))
+			return errgrpc.ToGRPC(coded{err.Error(), c.theirs})
 		}
 	}
 	return errgrpc.ToGRPC(errors.New(err.Error()))
 }
+
+// coded is the text of an error, and one kind. What else it is made of means
+// nothing to containerd, or, as fs.ErrNotExist, something else.
+type coded struct {
+	text string
+	kind error
+}
+
+func (e coded) Error() string { return e.text }
+func (e coded) Unwrap() error { return e.kind }

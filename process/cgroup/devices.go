@@ -9,6 +9,8 @@ import (
 	"strings"
 
 	specs "github.com/opencontainers/runtime-spec/specs-go"
+
+	"github.com/myshim/myshim/process/spec"
 )
 
 // defaultDevices are what every container may use, after the rules of the spec
@@ -139,7 +141,7 @@ func newFilter(rules []specs.LinuxDeviceCgroup) (filter, error) {
 	f := filter{exceptions: make(map[device]access)}
 	for i, r := range rules {
 		if err := f.apply(r); err != nil {
-			return f, invalidf("linux.resources.devices[%d]: %v", i, err)
+			return f, spec.Invalid(fmt.Sprintf("linux.resources.devices[%d]", i), "%v", err)
 		}
 	}
 	return f, nil

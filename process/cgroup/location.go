@@ -2,7 +2,6 @@ package cgroup
 
 import (
 	"errors"
-	"fmt"
 	"os"
 	"path"
 	"slices"
@@ -10,18 +9,9 @@ import (
 
 	"github.com/moby/sys/mountinfo"
 	"golang.org/x/sys/unix"
+
+	"github.com/myshim/myshim/process/spec"
 )
-
-// ErrInvalid is what every error is (errors.Is) that is the spec's own fault:
-// found without touching the kernel.
-var ErrInvalid = errors.New("invalid")
-
-type invalid string
-
-func (e invalid) Error() string        { return string(e) }
-func (e invalid) Is(target error) bool { return target == ErrInvalid }
-
-func invalidf(format string, args ...any) error { return invalid(fmt.Sprintf(format, args...)) }
 
 // Location says where a group is. It is kept in the container's state, so that
 // a later process finds the group with Open.
@@ -96,11 +86,11 @@ func Resolve(cgroupsPath, id string, systemd bool) (Location, error) {
 func checkPath(field, name string) (string, error) {
 	switch {
 	case slices.Contains(strings.Split(name, "/"), ".."):
-		return "", invalidf("%s: %q must not contain \"..\"", field, name)
+		return "", spec.Invalid(field, "%q must not contain \"..\"", name)
 	case strings.ContainsAny(name, "\x00\n"):
-		return "", invalidf("%s: %q must not contain line breaks or zero bytes", field, name)
+		return "", spec.Invalid(field, "%q must not contain line breaks or zero bytes", name)
 	case path.Join("/", name) == "/":
-		return "", invalidf("%s: %q is the root of all cgroups", field, name)
+		return "", spec.Invalid(field, "%q is the root of all cgroups", name)
 	}
 	return path.Clean(name), nil
 }

@@ -4,6 +4,8 @@ import (
 	"errors"
 	"strings"
 	"testing"
+
+	"github.com/myshim/myshim/process/spec"
 )
 
 func TestLocate(t *testing.T) {
@@ -48,7 +50,7 @@ func TestResolveErrors(t *testing.T) {
 		{"", "../id", `container id: "../id" must not contain ".."`},
 	} {
 		_, err := Resolve(c.path, c.id, false)
-		if err == nil || err.Error() != c.want || !errors.Is(err, ErrInvalid) {
+		if err == nil || err.Error() != c.want || !errors.Is(err, spec.ErrInvalid) {
 			t.Errorf("Resolve(%q, %q): got %v, want %s", c.path, c.id, err, c.want)
 		}
 	}

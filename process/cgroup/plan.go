@@ -8,6 +8,8 @@ import (
 	"strings"
 
 	specs "github.com/opencontainers/runtime-spec/specs-go"
+
+	"github.com/myshim/myshim/process/spec"
 )
 
 // A Write puts a value into a file of the group.
@@ -76,7 +78,7 @@ type plan struct {
 
 func (p *plan) fail(field, format string, args ...any) {
 	if p.err == nil {
-		p.err = invalidf("linux.resources.%s: %s", field, fmt.Sprintf(format, args...))
+		p.err = spec.Invalid("linux.resources."+field, format, args...)
 	}
 }
 

@@ -14,6 +14,8 @@ import (
 	"testing"
 
 	specs "github.com/opencontainers/runtime-spec/specs-go"
+
+	"github.com/myshim/myshim/process/spec"
 )
 
 // fresh is what the files of a new group say.
@@ -136,7 +138,7 @@ func TestPlanErrors(t *testing.T) {
 				t.Fatal(err)
 			}
 			_, err := Plan(&r, testFacts(v == '2', false, nil))
-			if err == nil || err.Error() != c.want || !errors.Is(err, ErrInvalid) {
+			if err == nil || err.Error() != c.want || !errors.Is(err, spec.ErrInvalid) {
 				t.Errorf("v%c %s:\ngot  %v\nwant %s", v, c.r, err, c.want)
 			}
 		}
@@ -359,8 +361,8 @@ func FuzzPlan(f *testing.F) {
 				if fmt.Sprint(first, err) != fmt.Sprint(second, again) {
 					t.Fatalf("two plans of the same:\n%v %v\n%v %v", first, err, second, again)
 				}
-				if err != nil && !errors.Is(err, ErrInvalid) {
-					t.Fatalf("%v is not ErrInvalid", err)
+				if err != nil && !errors.Is(err, spec.ErrInvalid) {
+					t.Fatalf("%v is not spec.ErrInvalid", err)
 				}
 				for _, w := range first {
 					if strings.ContainsAny(w.File, "/") || w.File == "" || w.File == ".." || !strings.HasPrefix(w.Field, "linux.resources.") {

@@ -11,6 +11,8 @@ import (
 	"strings"
 
 	specs "github.com/opencontainers/runtime-spec/specs-go"
+
+	"github.com/myshim/myshim/process/spec"
 )
 
 // resolveUnit finds the place of a scope: slice:prefix:name is the unit
@@ -20,7 +22,7 @@ func resolveUnit(cgroupsPath, id string) (Location, error) {
 	parts := []string{"", "myshim", id}
 	if cgroupsPath != "" {
 		if parts = strings.Split(cgroupsPath, ":"); len(parts) != 3 {
-			return Location{}, invalidf("linux.cgroupsPath: %q must have the form slice:prefix:name with systemd", cgroupsPath)
+			return Location{}, spec.Invalid("linux.cgroupsPath", "%q must have the form slice:prefix:name with systemd", cgroupsPath)
 		}
 	}
 	l := Location{Slice: parts[0], Unit: parts[1] + "-" + parts[2] + ".scope"}
@@ -33,9 +35,9 @@ func resolveUnit(cgroupsPath, id string) (Location, error) {
 	}
 	switch {
 	case strings.HasSuffix(parts[2], ".slice"):
-		return Location{}, invalidf("linux.cgroupsPath: %q is a slice: it cannot have processes", parts[2])
+		return Location{}, spec.Invalid("linux.cgroupsPath", "%q is a slice: it cannot have processes", parts[2])
 	case parts[2] == "" || strings.ContainsAny(l.Unit, "/\x00\n") || len(l.Unit) > 255:
-		return Location{}, invalidf("linux.cgroupsPath: %q is no name of a unit", l.Unit)
+		return Location{}, spec.Invalid("linux.cgroupsPath", "%q is no name of a unit", l.Unit)
 	}
 	all, err := hierarchies(false)
 	if err != nil {
@@ -53,7 +55,7 @@ func sliceDir(slice string) (string, error) {
 	case name == "-":
 		return "/", nil
 	case !ok, slices.Contains(parts, ""), strings.ContainsAny(name, "/\x00\n"):
-		return "", invalidf("linux.cgroupsPath: %q is no slice", slice)
+		return "", spec.Invalid("linux.cgroupsPath", "%q is no slice", slice)
 	}
 	dir := "/"
 	for i := range parts {
@@ -121,7 +123,7 @@ func unitProperties(writes []Write, f Facts) ([]property, []Write, error) {
 		case "cpuset.cpus", "cpuset.mems":
 			bits, err := bitsOf(text)
 			if err != nil {
-				return nil, nil, invalidf("%s: %q: %v", w.Field, text, err)
+				return nil, nil, spec.Invalid(w.Field, "%q: %v", text, err)
 			}
 			add(map[string]string{"cpuset.cpus": "AllowedCPUs", "cpuset.mems": "AllowedMemoryNodes"}[w.File], bits)
 		case "cpu.max":

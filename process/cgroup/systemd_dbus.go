@@ -14,6 +14,8 @@ import (
 	"github.com/godbus/dbus/v5"
 	specs "github.com/opencontainers/runtime-spec/specs-go"
 	"golang.org/x/sys/unix"
+
+	"github.com/myshim/myshim/process/spec"
 )
 
 // Hold starts a process that does nothing until release is called. systemd
@@ -93,18 +95,19 @@ func annotated(annotations map[string]string) ([]property, error) {
 		if !ok {
 			continue
 		}
+		field := fmt.Sprintf("annotations[%q]", key)
 		if len(name) < 3 || strings.ContainsFunc(name, func(c rune) bool { return (c < 'a' || c > 'z') && (c < 'A' || c > 'Z') }) {
-			return nil, invalidf("annotations[%q]: %q is no name of a property", key, name)
+			return nil, spec.Invalid(field, "%q is no name of a property", name)
 		}
 		v, err := dbus.ParseVariant(annotations[key], dbus.Signature{})
 		if err != nil {
-			return nil, invalidf("annotations[%q]: %v", key, err)
+			return nil, spec.Invalid(field, "%v", err)
 		}
 		// systemd's documentation says …Sec, and D-Bus wants …USec.
 		if base, ok := strings.CutSuffix(name, "Sec"); ok && base != "" && base[len(base)-1] >= 'a' && base[len(base)-1] <= 'z' {
 			seconds, err := strconv.ParseFloat(fmt.Sprint(v.Value()), 64)
 			if err != nil {
-				return nil, invalidf("annotations[%q]: %v is not a number", key, v)
+				return nil, spec.Invalid(field, "%v is not a number", v)
 			}
 			name, v = base+"USec", dbus.MakeVariant(uint64(seconds*1e6))
 		}

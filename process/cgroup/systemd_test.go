@@ -14,6 +14,8 @@ import (
 	"testing"
 
 	specs "github.com/opencontainers/runtime-spec/specs-go"
+
+	"github.com/myshim/myshim/process/spec"
 )
 
 // testSlice is the slice of all scopes of the tests.
@@ -242,8 +244,8 @@ func TestResolveUnit(t *testing.T) {
 		var got string
 		if err != nil {
 			got = err.Error()
-			if !errors.Is(err, ErrInvalid) {
-				t.Errorf("%s: %v is not ErrInvalid", c.path, err)
+			if !errors.Is(err, spec.ErrInvalid) {
+				t.Errorf("%s: %v is not spec.ErrInvalid", c.path, err)
 			}
 		} else {
 			got = l.Slice + " " + l.Dirs[0].Path
@@ -282,7 +284,7 @@ func TestAnnotated(t *testing.T) {
 	for _, bad := range []map[string]string{
 		{"org.systemd.property.X": "1"}, {"org.systemd.property.A-b": "1"}, {"org.systemd.property.Abc": "not dbus"}, {"org.systemd.property.WaitSec": "'x'"},
 	} {
-		if _, err := annotated(bad); !errors.Is(err, ErrInvalid) {
+		if _, err := annotated(bad); !errors.Is(err, spec.ErrInvalid) {
 			t.Errorf("%v: %v", bad, err)
 		}
 	}

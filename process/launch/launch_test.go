@@ -176,7 +176,7 @@ func TestReportOfAnother(t *testing.T) {
 	s := script.New()
 	pid, child := s.Cell("pid"), s.Label("child")
 	zero := script.Int(0)
-	s.Add(script.Clone, zero, zero, zero, zero, zero).Into(pid)
+	s.Add(script.Clone, script.Int(int(unix.SIGCHLD)), zero, zero, zero, zero).Into(pid)
 	s.Jump(pid.Arg(), zero, child)
 	s.Wait()
 	s.Place(child)

@@ -4,9 +4,12 @@ import (
 	"errors"
 	"fmt"
 	"slices"
+	"strings"
 
 	"github.com/opencontainers/runtime-spec/specs-go"
 	"golang.org/x/sys/unix"
+
+	"github.com/myshim/myshim/process/spec"
 )
 
 // Filter is what seccomp(2) needs. It may be shared, and is never changed.
@@ -26,11 +29,9 @@ type Filter struct {
 // Listener says whether seccomp(2) is to return a descriptor for an agent.
 func (f *Filter) Listener() bool { return f.Flags&unix.SECCOMP_FILTER_FLAG_NEW_LISTENER != 0 }
 
-// ErrInvalid is what is wrong with a profile. The error says where.
-var ErrInvalid = errors.New("invalid seccomp profile")
-
 // Compile makes the filter of a profile; it is nil if there is nothing to load,
-// because the profile is nil or says nothing at all.
+// because the profile is nil or says nothing at all. What is wrong with it is a
+// spec.ErrInvalid.
 func Compile(profile *specs.LinuxSeccomp) (*Filter, error) {
 	return compileFor(nativeArch(), profile)
 }
@@ -45,7 +46,8 @@ func compileFor(native specs.Arch, profile *specs.LinuxSeccomp) (*Filter, error)
 	}
 	f := &Filter{}
 	if err := f.compile(profile, family); err != nil {
-		return nil, fmt.Errorf("%w: linux.seccomp%w", ErrInvalid, err)
+		field, text, _ := strings.Cut(err.Error(), ": ")
+		return nil, spec.Invalid("linux.seccomp"+field, "%s", text)
 	}
 	return f, nil
 }

@@ -12,6 +12,8 @@ import (
 
 	"github.com/opencontainers/runtime-spec/specs-go"
 	"golang.org/x/sys/unix"
+
+	"github.com/myshim/myshim/process/spec"
 )
 
 // compare tries a filter against the meaning of its profile.
@@ -87,7 +89,7 @@ func TestInvalid(t *testing.T) {
 		`: takes 16587 instructions, the kernel allows 4096`:     profileOf(manyRules(10000)),
 	} {
 		_, err := compileFor(specs.ArchX86_64, p)
-		if !errors.Is(err, ErrInvalid) || err.Error() != "invalid seccomp profile: linux.seccomp"+want {
+		if !errors.Is(err, spec.ErrInvalid) || err.Error() != "linux.seccomp"+want {
 			t.Errorf("%v\nwant %s", err, want)
 		}
 	}
@@ -157,7 +159,7 @@ func TestNothing(t *testing.T) {
 			t.Errorf("%+v: %v, %v", p, f, err)
 		}
 	}
-	if _, err := compileFor("SCMP_ARCH_VAX", profileOf()); !errors.Is(err, errors.ErrUnsupported) || errors.Is(err, ErrInvalid) {
+	if _, err := compileFor("SCMP_ARCH_VAX", profileOf()); !errors.Is(err, errors.ErrUnsupported) || errors.Is(err, spec.ErrInvalid) {
 		t.Error("on an architecture without a table:", err)
 	}
 }
@@ -337,7 +339,7 @@ func TestCache(t *testing.T) {
 	if f, err := c.Compile(nil); f != nil || err != nil {
 		t.Error(f, err)
 	}
-	if _, err := c.Compile(&specs.LinuxSeccomp{DefaultAction: "no"}); !errors.Is(err, ErrInvalid) {
+	if _, err := c.Compile(&specs.LinuxSeccomp{DefaultAction: "no"}); !errors.Is(err, spec.ErrInvalid) {
 		t.Error(err)
 	}
 	get := func(change func(*specs.LinuxSeccomp)) *Filter {

@@ -7,6 +7,8 @@ import (
 	"testing"
 
 	"github.com/opencontainers/runtime-spec/specs-go"
+
+	"github.com/myshim/myshim/process/spec"
 )
 
 // FuzzCompile compares filters with what their profiles mean. A profile is
@@ -38,7 +40,7 @@ func FuzzCompile(f *testing.F) {
 		for _, native := range []specs.Arch{specs.ArchX86_64, specs.ArchAARCH64, specs.ArchRISCV64, specs.ArchLOONGARCH64} {
 			filter, err := compileFor(native, p)
 			if err != nil {
-				if !errors.Is(err, ErrInvalid) {
+				if !errors.Is(err, spec.ErrInvalid) {
 					t.Fatal(err)
 				}
 				continue
