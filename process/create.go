@@ -51,6 +51,10 @@ func Create(ctx context.Context, config Config) (_ *Container, err error) {
 	if err := c.Init.attach(streams); err != nil {
 		return nil, err
 	}
+	// As at a deletion: when all else is gone the hooks run that undo what others
+	// did, and then the root is unmounted.
+	undo.add(c.record.hide)
+	undo.add(func() error { return c.runHooks(context.WithoutCancel(ctx), poststop, specs.StateStopped) })
 	if c.group, err = c.createGroup(ctx, location); err != nil {
 		return nil, err
 	}
@@ -62,13 +66,7 @@ func Create(ctx context.Context, config Config) (_ *Container, err error) {
 		}
 		undo.add(c.record.RDT.Delete)
 	}
-
-	// After a failure the hooks that undo what others did run too; they come
-	// last, as at a deletion.
-	undo.add(func() error { return c.runHooks(context.WithoutCancel(ctx), poststop, specs.StateStopped) })
-
 	if p.Mounts.Visible {
-		undo.add(c.record.hide)
 		if err := kernel.Apart(func() error { return p.Mounts.Show(mounts.Builder{UserNS: newUserNamespace}) }); err != nil {
 			return nil, err
 		}

@@ -64,7 +64,7 @@ func TestCreateFails(t *testing.T) {
 		"memory limit": {func(s *specs.Spec) {
 			limit := int64(-5)
 			s.Linux.Resources = &specs.LinuxResources{Memory: &specs.LinuxMemory{Limit: &limit}}
-		}, "linux.resources.memory.limit", spec.ErrInvalid},
+		}, "linux.resources.memory.limit", unix.EINVAL},
 		"rlimit": {func(s *specs.Spec) {
 			s.Process.Rlimits = []specs.POSIXRlimit{{Type: "RLIMIT_NOFILE", Soft: 1 << 40, Hard: 1 << 40}}
 		}, "process.rlimits[0]", unix.EPERM},

@@ -169,6 +169,11 @@ func (c *Container) runInside(ctx context.Context, h *specs.Hook, state []byte) 
 	if h.Env != nil {
 		process.Env = h.Env
 	}
+	root, err := c.openRoot()
+	if err != nil {
+		return err
+	}
+	defer root.Close()
 	in, inWriter, err := os.Pipe()
 	if err != nil {
 		return err
@@ -178,11 +183,11 @@ func (c *Container) runInside(ctx context.Context, h *specs.Hook, state []byte) 
 		return errors.Join(err, in.Close(), inWriter.Close())
 	}
 	defer out.Close()
-	e := entry{process: &process, program: h.Path, files: [3]*os.File{in, outWriter, outWriter}, root: c.root}
+	defer inWriter.Close()
+	e := entry{process: &process, program: h.Path, files: [3]*os.File{in, outWriter, outWriter}, root: root}
 	k, err := c.enter(ctx, e, c.group.Join)
-	err = errors.Join(err, in.Close(), outWriter.Close())
-	if err != nil {
-		return errors.Join(err, inWriter.Close())
+	if err = errors.Join(err, in.Close(), outWriter.Close()); err != nil {
+		return err
 	}
 	defer k.Close()
 	defer context.AfterFunc(ctx, func() { _ = k.Signal(unix.SIGKILL) })()

@@ -2,7 +2,9 @@ package process
 
 import (
 	"cmp"
+	"errors"
 	"fmt"
+	"io"
 	"os"
 	"path"
 	"path/filepath"
@@ -61,6 +63,9 @@ func Inspect(state, namespace string) ([]Inspection, error) {
 	var list []Inspection
 	for _, path := range paths {
 		r, err := readRecord(path)
+		if errors.Is(err, os.ErrNotExist) || errors.Is(err, io.EOF) {
+			continue // it is being deleted, or created
+		}
 		if err != nil {
 			return nil, err
 		}

@@ -5,6 +5,7 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
+	"io"
 	"os"
 	"path/filepath"
 	"strconv"
@@ -143,6 +144,9 @@ func Cleanup(ctx context.Context, bundle string) (pid int, exit ExitStatus, err 
 	r, err := readRecord(recordPath(bundle))
 	if errors.Is(err, os.ErrNotExist) {
 		return 0, exit, nil
+	}
+	if errors.Is(err, io.EOF) { // nothing was made yet
+		return 0, exit, os.Remove(recordPath(bundle))
 	}
 	if err != nil {
 		return 0, exit, err

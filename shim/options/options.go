@@ -27,12 +27,14 @@ type Options struct {
 	ShimCgroup    string // cgroup that `start` puts the daemon in
 	IOUID         uint32 // owner of the stdio pipes
 	IOGID         uint32 // group of the stdio pipes
-	BinaryName    string // of runc: of no use here, see Warnings
-	Root          string // directory for state, instead of the default one
 	SystemdCgroup bool   // cgroupsPath is slice:prefix:name, made by systemd
+	VisibleRootfs bool   // the root file system is mounted on the host too, at rootfs in the bundle
+
+	// What is of runc, and has no effect here: see Warnings.
+	BinaryName    string // the OCI runtime to run
+	Root          string // directory of its state
 	CriuImagePath string // checkpoint to restore from
 	CriuWorkPath  string // where criu leaves its logs
-	VisibleRootfs bool   // the root file system is mounted on the host too, at rootfs in the bundle
 }
 
 // field has the number of a field in containerd.runc.v1.Options, and its name
@@ -165,8 +167,16 @@ func read(file string) (string, error) {
 
 // Warnings are for the log: options which were set and have no effect.
 func (o Options) Warnings() []string {
-	if o.BinaryName == "" {
-		return nil
+	var warnings []string
+	for _, ignored := range []struct{ name, value, why string }{
+		{"BinaryName", o.BinaryName, "this shim is the runtime itself"},
+		{"Root", o.Root, "the state of a container is in its bundle"},
+		{"CriuImagePath", o.CriuImagePath, "there are no checkpoints"},
+		{"CriuWorkPath", o.CriuWorkPath, "there are no checkpoints"},
+	} {
+		if ignored.value != "" {
+			warnings = append(warnings, fmt.Sprintf("option %s %q is ignored: %s", ignored.name, ignored.value, ignored.why))
+		}
 	}
-	return []string{fmt.Sprintf("option BinaryName %q is ignored: this shim is the runtime itself", o.BinaryName)}
+	return warnings
 }

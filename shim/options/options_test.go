@@ -131,10 +131,10 @@ func TestTOML(t *testing.T) {
 }
 
 func TestWarnings(t *testing.T) {
-	if w := (Options{Root: "/x"}).Warnings(); w != nil {
-		t.Errorf("warnings %q without a BinaryName", w)
+	if w := (Options{SystemdCgroup: true, IOUID: 1, ShimCgroup: "/x"}).Warnings(); w != nil {
+		t.Errorf("warnings %q about what has an effect", w)
 	}
-	if w := (Options{BinaryName: "no-runc"}).Warnings(); len(w) != 1 || !strings.Contains(w[0], `"no-runc"`) {
+	if w := (Options{BinaryName: "no-runc", Root: "/x"}).Warnings(); len(w) != 2 || !strings.Contains(w[0], `"no-runc"`) || !strings.Contains(w[1], `"/x"`) {
 		t.Errorf("warnings %q", w)
 	}
 }
