@@ -82,7 +82,7 @@ func Create(ctx context.Context, config Config) (_ *Container, err error) {
 	undo.add(c.start.Kill)
 	m := &making{Container: c, plan: p}
 	undo.add(m.close)
-	c.start.answer = func(r plan.Report) error { return m.answer(ctx, r) }
+	c.start.answer = m.answer
 	for kind := plan.Report(-1); kind != plan.Ready; {
 		if kind, err = c.start.walk(ctx); err == nil && kind == plan.Cloned && m.init != nil {
 			err = m.follow()

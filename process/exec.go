@@ -166,7 +166,7 @@ func (c *Container) enter(ctx context.Context, e entry, open func() (cgroup.Join
 			err = errors.Join(err, l.Kill())
 		}
 	}()
-	l.answer = func(r plan.Report) error {
+	l.answer = func(ctx context.Context, r plan.Report) error {
 		switch r {
 		case plan.Listener:
 			return c.takeListener(ctx, l, specs.StateRunning)

@@ -25,7 +25,7 @@ type launching struct {
 	report []byte        // the last one
 
 	// answer does what a report asks for.
-	answer func(plan.Report) error
+	answer func(context.Context, plan.Report) error
 }
 
 // launch starts a script. init and root are of the container that it enters,
@@ -104,7 +104,7 @@ func (l *launching) walk(ctx context.Context) (plan.Report, error) {
 	case plan.Cloned:
 	case plan.Ready: // the answer is Start
 	default:
-		err = l.answer(kind)
+		err = l.answer(ctx, kind)
 	}
 	return kind, err
 }

@@ -16,10 +16,13 @@ import (
 	"github.com/myshim/myshim/process/stdio"
 )
 
-// create makes a container that is destroyed at the end of the test.
+// create makes a container that is destroyed at the end of the test. As that of a
+// request, the context is over when it is answered.
 func create(t testing.TB, c Config) *Container {
 	t.Helper()
-	container, err := Create(t.Context(), c)
+	ctx, cancel := context.WithCancel(t.Context())
+	container, err := Create(ctx, c)
+	cancel()
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -33,7 +36,9 @@ func create(t testing.TB, c Config) *Container {
 
 func start(t testing.TB, c *Container) {
 	t.Helper()
-	if err := c.Start(t.Context()); err != nil {
+	ctx, cancel := context.WithCancel(t.Context())
+	defer cancel()
+	if err := c.Start(ctx); err != nil {
 		t.Fatal(err)
 	}
 }

@@ -42,7 +42,7 @@ func (m *making) openProcInside(ctx context.Context) (_ *os.File, err error) {
 	}
 	defer func() { err = errors.Join(err, l.Kill()) }()
 	var proc *os.File
-	l.answer = func(plan.Report) (err error) {
+	l.answer = func(context.Context, plan.Report) (err error) {
 		proc, err = l.Process().Descriptor(int(opener.Context.Value(l.report)), "procfs")
 		return err
 	}

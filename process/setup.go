@@ -175,6 +175,9 @@ func (c *Container) streamRequest(p *Process) stdio.Request {
 		}
 	}
 	r.Copy = p.spec.SelinuxLabel != "" || !letsFIFOs(p.spec.ApparmorProfile)
+	// Containerd deletes an exec whose output does not end, to end it. After an
+	// init nothing is left that could hold it.
+	r.CopyOutput = p.ID != ""
 	return r
 }
 

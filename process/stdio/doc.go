@@ -4,7 +4,7 @@
 //	asked for            the process gets          and the shim
 //	nothing              /dev/null, unchangeable
 //	a FIFO               the FIFO itself           holds its other end
-//	a FIFO, Copy         a pipe                    copies
+//	a FIFO, Copy         a pipe                    copies; CopyOutput: if it is an output
 //	a file, file://      a pipe                    copies, appending
 //	binary://            a pipe                    holds its other end; the logger reads
 //	Terminal             its pty                   copies, to any of the above

@@ -30,6 +30,10 @@ type Request struct {
 	// to allow it.
 	Copy bool
 
+	// CopyOutput does so with the outputs: Close is their end then, even if
+	// something still holds them that the process has started.
+	CopyOutput bool
+
 	// UID and GID, of the host, become the owner of the FIFOs and pipes that
 	// the process gets, so that it can open /dev/stdout. -1 leaves them.
 	UID, GID int
@@ -159,7 +163,7 @@ func (s *Streams) openOutput(i int, t target) error {
 	}
 	if r != -1 {
 		s.hold(r, t.path)
-		if !s.req.Terminal && !s.req.Copy {
+		if !s.req.Terminal && !s.req.Copy && !s.req.CopyOutput {
 			return s.give(i, w, t.path)
 		}
 	}
