@@ -3,8 +3,11 @@ package integration
 import (
 	"fmt"
 	"os"
+	"path/filepath"
 	"strings"
+	"sync"
 	"testing"
+	"time"
 
 	eventsapi "github.com/containerd/containerd/api/events"
 	"github.com/containerd/containerd/v2/pkg/cio"
@@ -92,40 +95,107 @@ func TestShimDies(t *testing.T) {
 	})
 }
 
-// A pod's shim serves several containers. When it dies containerd runs delete
-// for the first alone: the others must not live on.
+// A pod's shim serves several containers. When it dies, containerd runs delete for
+// the first one, and for the others later, at the same time, or, before 2.3, never:
+// none must live on, each has its own exit, and its poststop hooks run once.
 func TestPodShimDies(t *testing.T) {
 	eachPeer(t, func(s *stage) {
 		s.weakness("row 5: it leaves the members of a pod running")
 		for _, annotation := range groupings {
-			name := newID()
-			group := withSpec(oci.WithAnnotations(map[string]string{annotation: name}))
-			first := s.launch(still(), withID(name), group)
-			var pids []uint32
-			for i := range 3 {
-				m := first.newMember(still(), group)
-				if i == 0 { // in another state than the others
+			for _, together := range []bool{false, true} {
+				name, hooks := newID(), s.dir()
+				group := withSpec(oci.WithAnnotations(map[string]string{annotation: name}))
+				first := s.launch(still(), withID(name), group)
+				var members []*task
+				var pids []uint32
+				for _, program := range []opt{still(), testbox("exit", "7"), still(), testbox("spawn", "3", "sleep", "inf")} {
+					m := first.newMember(program, group, edit(func(spec *specs.Spec) {
+						spec.Hooks = &specs.Hooks{Poststop: []specs.Hook{{
+							Path: "/bin/sh", Args: []string{"sh", "-c", "echo x >>" + filepath.Join(hooks, fmt.Sprint(len(members)))}, Env: []string{"PATH=/bin"},
+						}}}
+					}))
 					s.must(m.create())
-				} else {
-					m.launch()
+					own, err := m.pids()
+					s.must(err)
+					pids = append(pids, own...)
+					if members = append(members, m); len(members) > 1 { // one stays as it is
+						s.must(m.start(""))
+					}
 				}
-				own, err := m.pids()
+				_, err := members[1].wait("")
 				s.must(err)
-				pids = append(pids, own...)
-			}
-			s.must(first.Signal(unix.SIGKILL))
-			s.must(first.Gone(s.ctx))
-			_, warn, err := s.peer.Delete(s.ctx, s.call(), first.Bundle)
-			s.must(err)
-			if warn != "" {
-				s.Logf("%s: warnings of delete: %s", annotation, warn)
-			}
-			for _, pid := range pids {
-				if state := (procFS{dir: fmt.Sprint("/proc/", pid)}).status()["State"]; state != "" && !strings.HasPrefix(state, "Z") {
-					s.Errorf("%s: process %d of a member lives: %s", annotation, pid, state)
+				s.must(first.Signal(unix.SIGKILL))
+				s.must(first.Gone(s.ctx))
+				end := func(t *task, status uint32) {
+					answer, warn, err := s.peer.Delete(s.ctx, s.call(), t.Bundle)
+					if err != nil || answer.ExitStatus != status || answer.Pid == 0 {
+						s.Errorf("delete of %s: %v, %v", t.id, answer, err)
+					}
+					if warn != "" {
+						s.Logf("%s: warnings of delete: %s", annotation, warn)
+					}
+				}
+				statuses := []uint32{137, 7, 137, 137}
+				if together {
+					var wg sync.WaitGroup
+					wg.Go(func() { end(first, 137) })
+					for i, m := range members {
+						wg.Go(func() { end(m, statuses[i]) })
+					}
+					wg.Wait()
+				} else {
+					end(first, 137)
+				}
+				for _, pid := range pids {
+					if state := (procFS{dir: fmt.Sprint("/proc/", pid)}).status()["State"]; state != "" && !strings.HasPrefix(state, "Z") {
+						s.Errorf("%s: process %d of a member lives: %s", annotation, pid, state)
+					}
+				}
+				for i, m := range members {
+					if !together {
+						end(m, statuses[i])
+					}
+					if ran, err := os.ReadFile(filepath.Join(hooks, fmt.Sprint(i))); string(ran) != "x\n" {
+						s.Errorf("the poststop hook of %s: %q (%v)", m.id, ran, err)
+					}
+					if _, err := os.Stat(filepath.Join(m.Bundle.Dir, "container.json")); err == nil {
+						s.Errorf("the record of %s is still there", m.id)
+					}
 				}
 			}
 		}
+	})
+}
+
+// A shim that is told to exit still has its container when containerd, which can
+// connect to it no more, runs delete.
+func TestDeleteWhileTheShimEnds(t *testing.T) {
+	eachPeer(t, func(s *stage) {
+		s.weakness("its containers go on when it is told to exit")
+		c := s.launch(still())
+		state, err := c.state("")
+		s.must(err)
+		s.must(s.peer.Events.Close()) // it has something left to tell
+		s.must(c.exec("e", nil, "/bin/still"))
+		s.must(c.Signal(unix.SIGTERM))
+		for range 1000 {
+			if _, err := c.Again(s.ctx); err != nil {
+				break
+			}
+			time.Sleep(time.Millisecond)
+		}
+		answer, _, err := s.peer.Delete(s.ctx, s.call(), c.Bundle)
+		s.must(err)
+		if answer.Pid != state.Pid || answer.ExitStatus != 137 {
+			s.Errorf("delete answers %v", answer)
+		}
+		if state := (procFS{dir: fmt.Sprint("/proc/", state.Pid)}).status()["State"]; state != "" && !strings.HasPrefix(state, "Z") {
+			s.Errorf("the container lives: %s", state)
+		}
+		if _, err := os.Stat(filepath.Join(c.Bundle.Dir, "container.json")); err == nil {
+			s.Error("the record is still there")
+		}
+		s.must(s.peer.Events.Serve())
 	})
 }
 

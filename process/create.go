@@ -35,7 +35,9 @@ func Create(ctx context.Context, config Config) (_ *Container, err error) {
 	var undo undo
 	defer undo.run(&err)
 
-	c.record = &record{ID: c.ID, Namespace: c.Namespace, Daemon: c.Daemon, Cgroup: location, path: recordPath(c.Bundle)}
+	c.record = &record{
+		ID: c.ID, Namespace: c.Namespace, Daemon: c.Daemon, Shim: identify(os.Getpid()), Cgroup: location, path: recordPath(c.Bundle),
+	}
 	undo.add(c.record.remove)
 	if p.Mounts.Visible {
 		c.record.Visible = p.Mounts.Rootfs

@@ -3,7 +3,6 @@ package process
 import (
 	"context"
 	"encoding/binary"
-	"encoding/json"
 	"errors"
 	"fmt"
 	"maps"
@@ -658,15 +657,14 @@ func TestRecycledPIDs(t *testing.T) {
 			t.Error(err)
 		}
 		// After the death of the shim the record has nothing but pids.
-		r := &record{ID: c.ID, Namespace: "test", Daemon: c.ID, PID: victims[0].Process().PID, Cgroup: c.record.Cgroup, path: recordPath(c.Bundle)}
+		r := &record{
+			ID: c.ID, Namespace: "test", Daemon: c.ID, Cgroup: c.record.Cgroup, path: recordPath(c.Bundle),
+			Init: identity{victims[0].Process().PID, "1"}, Shim: identity{victims[1].Process().PID, "1"},
+		}
 		if err := r.write(); err != nil {
 			t.Fatal(err)
 		}
-		r.Shim = identity{victims[1].Process().PID, "1"} // of the shim only the pid is the same
-		if data, err := json.Marshal(r); err != nil || os.WriteFile(r.path, data, 0o600) != nil {
-			t.Fatal(err)
-		}
-		if _, _, err := Cleanup(t.Context(), c.Bundle); err != nil {
+		if err := Cleanup(t.Context(), c.Bundle); err != nil {
 			t.Error(err)
 		}
 		if _, err := os.Stat(r.path); err == nil {

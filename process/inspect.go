@@ -69,9 +69,9 @@ func Inspect(state, namespace string) ([]Inspection, error) {
 		if err != nil {
 			return nil, err
 		}
-		i := Inspection{ID: r.ID, Namespace: r.Namespace, Bundle: filepath.Dir(path), PID: r.PID}
-		if r.Exit == nil && r.PID != 0 {
-			i.Namespaces = namespacesOf(r.PID)
+		i := Inspection{ID: r.ID, Namespace: r.Namespace, Bundle: filepath.Dir(path), PID: r.Init.PID}
+		if r.Exit == nil && r.Init.PID != 0 {
+			i.Namespaces = namespacesOf(r.Init.PID)
 		}
 		list = append(list, i)
 	}

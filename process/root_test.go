@@ -200,7 +200,7 @@ func TestCleanupHides(t *testing.T) {
 		if err != nil {
 			t.Fatal(err)
 		}
-		if err := r.cleanup(context.Background()); err != nil {
+		if err := errors.Join(r.kill(), r.cleanup(context.Background())); err != nil {
 			t.Errorf("%s: %v", name, err)
 		}
 		if got := hostMounts(t, cfg.Bundle); len(got) != 0 {

@@ -30,12 +30,12 @@ func (r Runtime) delete(line command.Line, stdout io.Writer) error {
 	if err := errors.Join(log.SetFormat(log.TextFormat), log.SetLevel(log.WarnLevel)); err != nil {
 		return err
 	}
-	exit, err := r.Cleanup(context.Background(), Cleanup{ID: line.ID, Namespace: line.Namespace, Bundle: bundle})
-	// Also after an error: a daemon without containers is of no use.
+	container := Cleanup{ID: line.ID, Namespace: line.Namespace, Bundle: bundle}
+	exit := r.Ended(container)
 	if err := command.Release(line); err != nil {
 		log.L.WithError(err).Warn("the daemon was not told to exit")
 	}
-	if err != nil {
+	if err := r.Cleanup(context.Background(), container); err != nil {
 		return err
 	}
 	return exit.Answer(stdout)

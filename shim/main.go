@@ -31,15 +31,20 @@ type Runtime struct {
 	//
 	// The function it returns lets go of a container that containerd has given
 	// up, whatever its state, and is a no-op if there is none of that ID; it
-	// returns how many containers are left. It is called after Cleanup.
+	// returns how many containers are left.
 	Serve func(ctx context.Context, d Daemon, server *ttrpc.Server) (release func(id string) (left int), err error)
 
-	// Cleanup undoes, in the process of `delete`, what is left of a container
-	// and of the other ones that a dead daemon served. It may be called again,
-	// for a bundle of which any part is missing, and while the daemon lives. It
-	// is not called if the bundle holds no file but containerd's: whoever makes
-	// a container leaves one there as long as there is something to clean up.
-	Cleanup func(ctx context.Context, c Cleanup) (Exit, error)
+	// Ended tells, in the process of `delete`, how a container ended as far as that
+	// is known.
+	Ended func(c Cleanup) Exit
+
+	// Cleanup undoes, in the process of `delete`, what is left of a container and
+	// of the other ones that a dead daemon served. A daemon that lives has let go of
+	// the container by then. It may be called again, and for a bundle of which any
+	// part is missing. It is not called if the bundle holds no file but
+	// containerd's: whoever makes a container leaves one there as long as there is
+	// something to clean up.
+	Cleanup func(ctx context.Context, c Cleanup) error
 
 	// Actions are further sub-commands.
 	Actions []Action

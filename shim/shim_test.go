@@ -97,16 +97,17 @@ func testRuntime() Runtime {
 		Annotations: map[string]string{"a": "b"},
 		Features:    func() ([]byte, error) { return []byte(`{"ociVersionMin":"1.0.0"}`), nil },
 		Serve:       serveTest,
-		Cleanup: func(_ context.Context, c Cleanup) (Exit, error) {
+		Ended:       func(Cleanup) Exit { return Exit{PID: 4711, Status: 3, At: time.Unix(1000, 5)} },
+		Cleanup: func(_ context.Context, c Cleanup) error {
 			state, err := os.ReadFile(filepath.Join(c.Bundle, "state"))
 			if err != nil {
-				return Exit{}, err
+				return err
 			}
 			if string(state) == "stuck" {
-				return Exit{}, fmt.Errorf("kill %s in %s: it does not die", c.ID, c.Namespace)
+				return fmt.Errorf("kill %s in %s: it does not die", c.ID, c.Namespace)
 			}
 			log.L.Warn("cleaned up")
-			return Exit{PID: 4711, Status: 3, At: time.Unix(1000, 5)}, os.Remove(filepath.Join(c.Bundle, "state"))
+			return os.Remove(filepath.Join(c.Bundle, "state"))
 		},
 		Actions: []Action{{Name: "echo", Args: "WORD...", Help: "for the test", Run: func(args []string) error {
 			fmt.Println(args)

@@ -37,7 +37,8 @@ func main() {
 		Annotations: process.Annotations(),
 		Features:    func() ([]byte, error) { return json.Marshal(process.Features()) },
 		Serve:       serve,
-		Cleanup:     cleanup,
+		Ended:       ended,
+		Cleanup:     func(ctx context.Context, c shim.Cleanup) error { return process.Cleanup(ctx, c.Bundle) },
 		Actions: []shim.Action{
 			{Name: "plan", Args: "[--json] BUNDLE", Help: "print how a container would be made", Run: printPlan},
 			{Name: "inspect", Args: "[-n NAMESPACE] [--json] [ID]", Help: "show running containers, their namespaces and mounts", Run: inspect},
@@ -53,7 +54,7 @@ func serve(ctx context.Context, d shim.Daemon, server *ttrpc.Server) (release fu
 	return s.Release, nil
 }
 
-func cleanup(ctx context.Context, c shim.Cleanup) (shim.Exit, error) {
-	pid, exit, err := process.Cleanup(ctx, c.Bundle)
-	return shim.Exit{PID: pid, Status: uint32(exit.Code), At: exit.At}, err
+func ended(c shim.Cleanup) shim.Exit {
+	pid, exit := process.Ended(c.Bundle)
+	return shim.Exit{PID: pid, Status: uint32(exit.Code), At: exit.At}
 }

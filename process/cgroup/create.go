@@ -32,7 +32,7 @@ func Create(l Location, r *specs.LinuxResources) (*Group, error) {
 	if err == nil {
 		return g, nil
 	}
-	g.close()
+	g.Close()
 	for _, dir := range slices.Backward(made) {
 		if e := unix.Rmdir(dir); e != nil {
 			err = errors.Join(err, &os.PathError{Op: "rmdir", Path: dir, Err: e})

@@ -51,7 +51,7 @@ func Open(l Location) (*Group, error) {
 			continue
 		}
 		if err != nil {
-			g.close()
+			g.Close()
 			return nil, err
 		}
 		g.dirs = append(g.dirs, d)
@@ -88,12 +88,13 @@ func (g *Group) done() {
 	last := g.gone && g.users == 0
 	g.mu.Unlock()
 	if last {
-		g.close()
+		g.Close()
 	}
 }
 
-// close gives the descriptors back; nobody uses them any more.
-func (g *Group) close() {
+// Close gives the descriptors of a group back that nobody uses any more. The group
+// stays.
+func (g *Group) Close() {
 	for _, d := range g.dirs {
 		_ = unix.Close(d.fd)
 	}

@@ -44,7 +44,7 @@ func TestCreate(t *testing.T) {
 	// One that exists and is not used is taken.
 	again, err := Create(g.Location, nil)
 	ok(t, err)
-	again.close()
+	again.Close()
 }
 
 func TestCreateDeep(t *testing.T) {

@@ -291,6 +291,6 @@ func (c *runcContainer) delete() {
 	}); err != nil {
 		c.t.Errorf("runc delete: %v", err)
 	}
-	c.group.close()
+	c.group.Close()
 	c.group = nil
 }

@@ -67,10 +67,3 @@ func reapOrphans(before map[int]bool) map[int]bool {
 	}
 	return now
 }
-
-func zombie(pid int) bool {
-	stat, _ := os.ReadFile("/proc/" + strconv.Itoa(pid) + "/stat")
-	// pid (comm) state ...; comm may have anything in it (proc_pid_stat(5)).
-	_, state, _ := strings.Cut(string(stat[max(0, strings.LastIndexByte(string(stat), ')')):]), " ")
-	return strings.HasPrefix(state, "Z")
-}

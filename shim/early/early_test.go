@@ -27,8 +27,9 @@ func TestMain(m *testing.M) {
 			Serve: func(context.Context, shim.Daemon, *ttrpc.Server) (func(string) int, error) {
 				return func(string) int { return 0 }, nil
 			},
-			Cleanup: func(_ context.Context, c shim.Cleanup) (shim.Exit, error) {
-				return shim.Exit{PID: 1, Status: 2}, os.Remove(filepath.Join(c.Bundle, "state"))
+			Ended: func(shim.Cleanup) shim.Exit { return shim.Exit{PID: 1, Status: 2} },
+			Cleanup: func(_ context.Context, c shim.Cleanup) error {
+				return os.Remove(filepath.Join(c.Bundle, "state"))
 			},
 		})
 	}
