@@ -19,7 +19,9 @@ var codes = []struct{ ours, theirs error }{
 	{process.ErrState, errdefs.ErrFailedPrecondition},
 	{spec.ErrInvalid, errdefs.ErrInvalidArgument},
 	{stdio.ErrInvalid, errdefs.ErrInvalidArgument},
-	{errors.ErrUnsupported, errdefs.ErrNotImplemented},
+	// Only where a method says so: containerd takes it for an older service, and
+	// calls again. Not errors.ErrUnsupported, which some errnos are.
+	{errdefs.ErrNotImplemented, errdefs.ErrNotImplemented},
 	{context.Canceled, context.Canceled},
 	{context.DeadlineExceeded, context.DeadlineExceeded},
 }

@@ -2,13 +2,13 @@ package task
 
 import (
 	"context"
-	"errors"
 	"fmt"
 	"io/fs"
 	"testing"
 
 	"github.com/containerd/errdefs"
 	"github.com/containerd/errdefs/pkg/errgrpc"
+	"golang.org/x/sys/unix"
 
 	"github.com/myshim/myshim/process"
 	"github.com/myshim/myshim/process/spec"
@@ -27,7 +27,8 @@ func TestCode(t *testing.T) {
 		{fmt.Errorf("pause: %w", process.ErrState), errdefs.IsFailedPrecondition, "pause: wrong state"},
 		{fmt.Errorf("c: %w", spec.Invalid("process.cwd", "%q is relative", "x")), errdefs.IsInvalidArgument, `c: process.cwd: "x" is relative`},
 		{fmt.Errorf("c: %w", stdio.ErrInvalid), errdefs.IsInvalidArgument, "c: invalid stdio"},
-		{fmt.Errorf("checkpoint: %w", errors.ErrUnsupported), errdefs.IsNotImplemented, "checkpoint: unsupported operation"},
+		{fmt.Errorf("checkpoint: %w", errdefs.ErrNotImplemented), errdefs.IsNotImplemented, "checkpoint: not implemented"},
+		{fmt.Errorf("create: %w", unix.ENOSYS), errdefs.IsUnknown, "create: function not implemented"},
 		{fmt.Errorf("wait: %w", context.DeadlineExceeded), errdefs.IsDeadlineExceeded, "wait: context deadline exceeded"},
 		{fmt.Errorf("wait: %w", context.Canceled), errdefs.IsCanceled, "wait: context canceled"},
 		// That a file is missing does not mean that the container is.

@@ -13,6 +13,7 @@ import (
 	"github.com/containerd/containerd/api/types"
 	runc "github.com/containerd/containerd/api/types/runc/options"
 	tasktypes "github.com/containerd/containerd/api/types/task"
+	"github.com/containerd/errdefs"
 	"github.com/containerd/log"
 	"github.com/containerd/typeurl/v2"
 	"github.com/opencontainers/runtime-spec/specs-go"
@@ -87,8 +88,7 @@ func (s *Service) forget(id string) {
 
 func (s *Service) create(ctx context.Context, r *api.CreateTaskRequest) (*api.CreateTaskResponse, error) {
 	if r.Checkpoint != "" {
-		// Not ErrUnsupported: containerd would take this for an older service.
-		return nil, fmt.Errorf("%w: checkpoint: this runtime cannot restore one", spec.ErrInvalid)
+		return nil, spec.Invalid("checkpoint", "this runtime cannot restore one")
 	}
 	o, err := options.Decode(r.Options.GetTypeUrl(), r.Options.GetValue())
 	if err != nil {
@@ -292,7 +292,11 @@ func (s *Service) pause(ctx context.Context, r *api.PauseRequest) (*emptypb.Empt
 	if err != nil {
 		return nil, err
 	}
-	return empty, c.Pause(ctx)
+	err = c.Pause(ctx)
+	if errors.Is(err, errors.ErrUnsupported) { // no freezer
+		err = fmt.Errorf("%w: %w", err, errdefs.ErrNotImplemented)
+	}
+	return empty, err
 }
 
 func (s *Service) resume(_ context.Context, r *api.ResumeRequest) (*emptypb.Empty, error) {
@@ -375,7 +379,7 @@ func (s *Service) shutdown(context.Context, *api.ShutdownRequest) (*emptypb.Empt
 }
 
 func (s *Service) checkpoint(context.Context, *api.CheckpointTaskRequest) (*emptypb.Empty, error) {
-	return nil, fmt.Errorf("checkpoint: %w", errors.ErrUnsupported)
+	return nil, fmt.Errorf("checkpoint: %w", errdefs.ErrNotImplemented)
 }
 
 func pid(p *process.Process) uint32 { return uint32(p.State().PID) }

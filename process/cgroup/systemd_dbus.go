@@ -45,7 +45,13 @@ func CreateScope(ctx context.Context, l Location, r *specs.LinuxResources, annot
 	g := newGroup(l)
 	g.release = release
 	if err = startUnit(ctx, l.Unit, append(g.scope(ctx, pid, r), extra...)); err != nil {
+		taken := isError(err, "UnitExists")
 		err = fmt.Errorf("start unit %s: %w", l.Unit, err)
+		if taken { // it is another's to stop
+			g.holdNoMore()
+			g.Close()
+			return nil, err
+		}
 	}
 	for i := 0; err == nil && i < len(l.Dirs); i++ {
 		var d dir
@@ -152,7 +158,6 @@ func (g *Group) setProperties(ctx context.Context, props []property) error {
 // deleteUnit removes what systemd may still know of the unit. Mostly it is gone
 // with the last process, unless that has failed, as systemd sees it.
 func (g *Group) deleteUnit(ctx context.Context) error {
-	g.holdNoMore()
 	ctx, cancel := context.WithTimeout(ctx, systemdTime)
 	defer cancel()
 	err := withSystemd(ctx, func(c *systemd.Conn) error {

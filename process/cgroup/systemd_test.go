@@ -196,6 +196,24 @@ func TestScopeAgain(t *testing.T) {
 	}
 }
 
+// A scope that exists is not taken, and not stopped either.
+func TestScopeTaken(t *testing.T) {
+	needSystemd(t)
+	l, err := Resolve(testSlice+":test:taken", "", false)
+	ok(t, err)
+	g, err := CreateScope(t.Context(), l, nil, nil, hold)
+	ok(t, err)
+	cleanUp(t, g)
+	if _, err := CreateScope(t.Context(), l, nil, nil, hold); err == nil || !strings.Contains(err.Error(), l.Unit) {
+		t.Errorf("it is made twice: %v", err)
+	}
+	equal(t, "ActiveState", show(t, g.Unit)["ActiveState"], "active")
+	pids, err := g.Pids()
+	ok(t, err)
+	equal(t, "processes", len(pids), 1)
+	ok(t, g.Delete(t.Context()))
+}
+
 func TestScopesAtOnce(t *testing.T) {
 	needSystemd(t)
 	var all sync.WaitGroup

@@ -17,6 +17,8 @@ import (
 	"strings"
 
 	"github.com/opencontainers/runtime-spec/specs-go"
+
+	"github.com/myshim/myshim/process/spec"
 )
 
 // Group is where a container's processes are. It is kept with the container, so
@@ -65,7 +67,7 @@ func Root() (string, error) {
 			return strings.Fields(before)[4], nil
 		}
 	}
-	return "", fmt.Errorf("linux.intelRdt: resctrl is not mounted: %w", errors.ErrUnsupported)
+	return "", spec.Invalid("linux.intelRdt", "resctrl is not mounted")
 }
 
 // Create makes or finds the group of a container.

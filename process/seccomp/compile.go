@@ -42,7 +42,7 @@ func compileFor(native specs.Arch, profile *specs.LinuxSeccomp) (*Filter, error)
 	case profile == nil || profile.DefaultAction == "" && len(profile.Syscalls) == 0:
 		return nil, nil
 	case family == nil:
-		return nil, fmt.Errorf("seccomp on this architecture: %w", errors.ErrUnsupported)
+		return nil, spec.Invalid("linux.seccomp", "not on this architecture")
 	}
 	f := &Filter{}
 	if err := f.compile(profile, family); err != nil {
