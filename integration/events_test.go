@@ -293,7 +293,7 @@ func TestEventsRefused(t *testing.T) {
 	})
 }
 
-// Out of memory is told once for each kill, with the container's id, before
+// Out of memory is told when the kernel has killed for it, with the container's id, before
 // the exit.
 func TestEventsOfOOM(t *testing.T) {
 	eachPeer(t, func(s *stage) {

@@ -255,14 +255,13 @@ func (c *Container) Kill(sig unix.Signal, all bool) error {
 // after those of all execs if it is the init's: a container that has exited has
 // no processes left.
 func (c *Container) ended(p *Process, exit ExitStatus, quiet bool) {
+	c.group.CheckOOM()
 	if p == c.Init {
-		c.die()
-		c.endExecs()
-		c.group.CheckOOM()
 		// The last reference to a file system takes what may be long: it is
 		// unmounted, and first written to its disk.
 		defer c.unmount()
 		c.settle(exit)
+		c.endExecs()
 	}
 	p.stop(exit, func() {
 		if !quiet {
@@ -299,7 +298,8 @@ func (c *Container) endExecs() {
 	}
 }
 
-// settle keeps what is true of the container for when it is gone.
+// settle keeps what is true of the container for when it is gone. With systemd
+// that may be so as soon as its last process is.
 func (c *Container) settle(exit ExitStatus) {
 	var stats any
 	if c.group.Unit != "" { // systemd takes the cgroup away with the last process
@@ -346,7 +346,9 @@ func (c *Container) Start(ctx context.Context) error {
 }
 
 func (c *Container) startInit(ctx context.Context) error {
-	if err := c.runHooks(ctx, startContainer, specs.StateCreated); err != nil {
+	before, cancel := c.whileAlive(ctx, 0)
+	defer cancel()
+	if err := c.runHooks(before, startContainer, specs.StateCreated); err != nil {
 		return err
 	}
 	if err := c.start.Go([]byte{1}); err != nil {
@@ -355,7 +357,22 @@ func (c *Container) startInit(ctx context.Context) error {
 	if err := c.start.execute(ctx); err != nil {
 		return err
 	}
-	return c.runHooks(ctx, poststart, specs.StateRunning)
+	// Its exit is told when the start is over: not even a hook that hangs may keep
+	// it back for long.
+	after, cancel := c.whileAlive(ctx, lastExits)
+	defer cancel()
+	return c.runHooks(after, poststart, specs.StateRunning)
+}
+
+// whileAlive is a context that ends with the container's init, or so long after
+// it.
+func (c *Container) whileAlive(ctx context.Context, grace time.Duration) (context.Context, context.CancelFunc) {
+	ctx, cancel := context.WithCancel(ctx)
+	stop := context.AfterFunc(c.alive, func() { time.AfterFunc(grace, cancel) })
+	return ctx, func() {
+		stop()
+		cancel()
+	}
 }
 
 // Delete takes a container away that has ended, or was never started, with all

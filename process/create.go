@@ -291,11 +291,7 @@ func (m *making) limit() error {
 			return err
 		}
 	}
-	if err := m.group.WatchOOM(func(kills uint64) {
-		for range kills {
-			m.emit(OutOfMemory, m.Init)
-		}
-	}); err != nil {
+	if err := m.group.WatchOOM(func(uint64) { m.emit(OutOfMemory, m.Init) }); err != nil {
 		return err
 	}
 	return m.record.made(m.init.PID)
@@ -363,6 +359,9 @@ func (c *Container) openTerminal(p *Process, root *os.File) (*os.File, error) {
 func (m *making) explain(err error) error {
 	step, ok := errors.AsType[*launch.StepError](err)
 	if !ok || !step.Step.Calls(script.Fsconfig) && !step.Step.Calls(script.Fsmount) {
+		return err
+	}
+	if m.init != nil { // it makes no file systems any more, and others may see it
 		return err
 	}
 	context, taken := m.start.Process().Descriptor(int(m.plan.Context.Value(m.start.report)), "a file system")

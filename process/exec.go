@@ -53,9 +53,8 @@ func (c *Container) StartExec(ctx context.Context, p *Process) error {
 	}
 	// When the init ends, a start that hangs, on a dead file system say, ends
 	// with it.
-	ctx, cancel := context.WithCancel(ctx)
+	ctx, cancel := c.whileAlive(ctx, 0)
 	defer cancel()
-	defer context.AfterFunc(c.alive, cancel)()
 	k, err := c.startExec(ctx, p)
 	if err != nil {
 		if c.alive.Err() != nil || initGone(err) {

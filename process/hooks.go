@@ -6,6 +6,7 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
+	"io"
 	"os"
 	"os/exec"
 	"strings"
@@ -130,15 +131,13 @@ func runHostHook(ctx context.Context, dir string, h *specs.Hook, state []byte) e
 }
 
 // head is the start of what a program writes.
-type head struct{ bytes.Buffer }
+type head struct{ text []byte }
 
 // maxOutput is how much of a hook's output gets into an error.
 const maxOutput = 4096
 
 func (h *head) Write(b []byte) (int, error) {
-	if room := maxOutput - h.Len(); room > 0 {
-		h.Buffer.Write(b[:min(room, len(b))])
-	}
+	h.text = append(h.text, b[:min(maxOutput-len(h.text), len(b))]...)
 	return len(b), nil
 }
 
@@ -150,7 +149,7 @@ func (h *head) explain(ctx context.Context, err error) error {
 	if cause := context.Cause(ctx); cause != nil {
 		err = cause
 	}
-	if text := strings.TrimSpace(h.String()); text != "" {
+	if text := strings.TrimSpace(string(h.text)); text != "" {
 		return fmt.Errorf("%w: %s", err, text)
 	}
 	return err
@@ -198,7 +197,7 @@ func (c *Container) runInside(ctx context.Context, h *specs.Hook, state []byte) 
 	output := &head{}
 	copied := make(chan struct{})
 	go func() {
-		_, _ = output.ReadFrom(out)
+		_, _ = io.Copy(output, out)
 		close(copied)
 	}()
 	status, err := k.Wait()

@@ -245,6 +245,42 @@ poststop 1 "status":"stopped"
 	}
 }
 
+// What a hook writes is no more than the reason why it failed.
+func TestHookFloods(t *testing.T) {
+	flood := specs.Hook{Path: "/bin/sh", Args: []string{"sh", "-c", "head -c 100000000 /dev/zero | tr '\\0' x; exit 3"}, Env: []string{"PATH=/bin:/usr/bin"}}
+	cfg, _ := config(t, func(s *specs.Spec) { s.Hooks = &specs.Hooks{CreateRuntime: []specs.Hook{flood}} }, "true")
+	if _, err := Create(t.Context(), cfg); err == nil || !strings.Contains(err.Error(), "exit status 3: xxx") || len(err.Error()) > maxOutput+200 {
+		t.Errorf("%d bytes: %.200v", len(err.Error()), err)
+	}
+	cfg, _ = config(t, func(s *specs.Spec) {
+		s.Hooks = &specs.Hooks{StartContainer: []specs.Hook{{Path: "/test", Args: []string{"test", "flood"}, Env: []string{"INSIDE=1"}}}}
+	}, "true")
+	c := create(t, cfg)
+	if err := c.Start(t.Context()); err == nil || !strings.Contains(err.Error(), "exit status 3: xxx") || len(err.Error()) > maxOutput+200 {
+		t.Errorf("%d bytes: %.200v", len(err.Error()), err)
+	}
+}
+
+// A hook of a container whose init ends does not keep its exit back.
+func TestHookOutlivesInit(t *testing.T) {
+	cfg, _ := config(t, func(s *specs.Spec) {
+		s.Hooks = &specs.Hooks{StartContainer: []specs.Hook{{Path: "/test", Args: []string{"test", "sleep"}, Env: []string{"INSIDE=1"}}}}
+	}, "true")
+	c := create(t, cfg)
+	started := make(chan error, 1)
+	go func() { started <- c.Start(t.Context()) }()
+	for !c.Init.starting() {
+		time.Sleep(time.Millisecond)
+	}
+	if err := c.Kill(unix.SIGKILL, false); err != nil {
+		t.Fatal(err)
+	}
+	wait(t, c.Init)
+	if err := <-started; err == nil {
+		t.Error("it is started")
+	}
+}
+
 func TestHookTimeout(t *testing.T) {
 	second := 1
 	cfg, _ := config(t, func(s *specs.Spec) {

@@ -89,6 +89,12 @@ var inside = map[string]func(args []string) int{
 		fmt.Println(limit.Cur, limit.Max)
 		return 0
 	},
+	"flood": func([]string) int {
+		for range 100 {
+			fmt.Print(strings.Repeat("x", 1<<20))
+		}
+		return 3
+	},
 	"env": func([]string) int { fmt.Println(strings.Join(os.Environ(), "\n")); return 0 },
 }
 

@@ -233,6 +233,9 @@ func (p *Process) watch(k *kernel.Process) {
 		log.L.WithError(err).Warnf("the exit of %s is not known", p)
 		status = unix.WaitStatus(unix.SIGKILL)
 	}
+	if p == p.Container.Init {
+		p.Container.die()
+	}
 	exit := ExitStatus{Code: status.ExitStatus(), At: at}
 	if status.Signaled() {
 		exit.Code = 128 + int(status.Signal())

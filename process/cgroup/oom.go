@@ -238,8 +238,8 @@ func (w *oomWatcher) run(epoll *os.File) {
 }
 
 // happened follows an event. v1 tells of it before it kills, and so before it
-// counts: then it is looked at again for a while. Nobody may be killed after
-// all; and the event is that of a group above, too.
+// counts: then it is looked at again for a while. It may be that nobody is killed
+// at all; and a group above has the same event.
 func (o *oomCount) happened(tries int) {
 	if !o.check() && !o.v2 && tries < 10 {
 		time.AfterFunc(time.Millisecond<<tries, func() { o.happened(tries + 1) })

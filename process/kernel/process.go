@@ -43,9 +43,12 @@ func (p *Process) Wait() (unix.WaitStatus, error) {
 		for {
 			// The pid is still this child's: nobody else waits for it.
 			pid, waited = unix.Wait4(p.PID, &status, unix.WNOHANG, nil)
-			if !errors.Is(waited, unix.EINTR) {
-				return waited != nil || pid == p.PID
+			if errors.Is(waited, unix.EINTR) {
+				continue
 			}
+			// One that has made this process its tracer (PTRACE_TRACEME) is also
+			// told of when it has only stopped.
+			return waited != nil || pid == p.PID && (status.Exited() || status.Signaled())
 		}
 	})
 	children.Delete(p.PID)

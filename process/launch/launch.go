@@ -67,7 +67,11 @@ func Start(s *script.Script, stdio [3]int, extra []int) (_ *Init, err error) {
 	// By the shim's own number in /proc, and not as /proc/self/fd/N, since the
 	// child may have put one of its files onto N by then.
 	path := fmt.Sprintf("/proc/%d/fd/%d", os.Getpid(), program.Fd())
-	pid, err := syscall.ForkExec(path, []string{"myshim-init"}, &syscall.ProcAttr{Files: files})
+	// In a session of its own: whoever takes over a process that is in a container
+	// by now could signal the shim's process group.
+	pid, err := syscall.ForkExec(path, []string{"myshim-init"}, &syscall.ProcAttr{
+		Files: files, Sys: &syscall.SysProcAttr{Setsid: true},
+	})
 	if err != nil {
 		return nil, errors.Join(fmt.Errorf("start the init: %w", err), control.Close())
 	}
@@ -130,8 +134,18 @@ func (i *Init) follow(clone int) error {
 	}
 	previous := i.process
 	i.process = process
-	_, err = previous.Wait()
-	return errors.Join(err, previous.Close())
+	return end(previous)
+}
+
+// end kills a process, and waits for it. One that has cloned is at its end, but may
+// be kept from it by a tracer.
+func end(p *kernel.Process) error {
+	err := p.Signal(unix.SIGKILL)
+	if errors.Is(err, os.ErrProcessDone) {
+		err = nil
+	}
+	_, waited := p.Wait()
+	return errors.Join(err, waited, p.Close())
 }
 
 // receive reads one message, and who sent it.
@@ -196,13 +210,8 @@ func (i *Init) Kill() error {
 	if i.taken {
 		return i.control.Close()
 	}
-	err := i.process.Signal(unix.SIGKILL)
-	if errors.Is(err, os.ErrProcessDone) {
-		err = nil
-	}
-	_, waited := i.process.Wait()
 	i.taken = true
-	return errors.Join(err, waited, i.process.Close(), i.control.Close())
+	return errors.Join(end(i.process), i.control.Close())
 }
 
 // Close gives the socket back. An init that is not yet another program exits.

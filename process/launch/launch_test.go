@@ -111,6 +111,9 @@ func TestFailure(t *testing.T) {
 	if cell.Value(report) != 42 {
 		t.Errorf("the cell has %d", cell.Value(report))
 	}
+	if sid, err := unix.Getsid(in.Process().PID); err != nil || sid != in.Process().PID {
+		t.Errorf("it is in session %d (%v), and could signal who is in there", sid, err)
+	}
 	// It waits to be looked at.
 	if err := unix.Kill(in.Process().PID, 0); err != nil {
 		t.Error(err)

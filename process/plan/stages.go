@@ -114,7 +114,7 @@ func (b *builder) terminal(slave script.Arg) {
 // session makes the process the leader of a session, which has the terminal, if
 // there is one.
 func (b *builder) session() {
-	b.Add(script.Setsid)
+	b.Add(script.Setsid).Allow(unix.EPERM) // it is one already
 	if b.process.Terminal {
 		b.Add(script.Ioctl, script.Int(0), script.Flags(unix.TIOCSCTTY, "TIOCSCTTY"), script.Int(0)).For("process.terminal")
 	}
