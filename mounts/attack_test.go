@@ -12,6 +12,8 @@ import (
 
 	"github.com/opencontainers/runtime-spec/specs-go"
 	"golang.org/x/sys/unix"
+
+	"github.com/myshim/myshim/process/kernel"
 )
 
 // The tests of this file are attacks that have worked on other runtimes. Each is
@@ -305,7 +307,7 @@ func TestConsoleOfTheImage(t *testing.T) {
 		}
 		defer master.Close()
 		defer slave.Close()
-		ok, err := refused(BindConsole(root, slave), "is a symbolic link")
+		ok, err := refused(bindConsole(kernel.Root{File: root}, slave), "is a symbolic link")
 		return ok || !contains(host+"/target", "target"), err
 	})
 	for _, fake := range []string{"dev/pts/ptmx", "dev/pts/ptmx -> HOST/target", "dev/pts -> HOST/outside"} {

@@ -67,15 +67,7 @@ func verifyPtmx(node *os.File) error {
 	return nil
 }
 
-// BindConsole puts a terminal at /dev/console of the container. It is called in
-// the container's mount namespace, after Build.
-func BindConsole(root, slave *os.File) error {
-	if err := bindConsole(kernel.Root{File: root}, slave); err != nil {
-		return fmt.Errorf("mount /dev/console (process.terminal): %w", err)
-	}
-	return nil
-}
-
+// bindConsole puts a terminal at /dev/console of the container.
 func bindConsole(root kernel.Root, slave *os.File) error {
 	dir, name, err := root.Parent("/dev/console")
 	if err != nil {

@@ -79,7 +79,14 @@ func build(s *specs.Spec, rootfs string, hierarchies ...Hierarchy) (*os.File, er
 		defer m.Close()
 		b.Supers = append(b.Supers, m)
 	}
-	return p.Build(b)
+	root, err := p.Build(b)
+	if err != nil {
+		return nil, err
+	}
+	if err := p.Finish(b, root, nil); err != nil {
+		return nil, errors.Join(err, root.Close())
+	}
+	return root, nil
 }
 
 // tryBuild builds and closes the root.

@@ -28,7 +28,7 @@ type Config struct {
 	Visible bool
 
 	// NoPivotRoot says that the root will be moved over the old one, which stays
-	// in the mount namespace: see Strip.
+	// in the mount namespace: see strip.
 	NoPivotRoot bool
 
 	// EntersLast says that the init enters the pid namespace, which is given by
@@ -47,14 +47,14 @@ type Plan struct {
 	// Visible says that Show has put the root there, in the shim's own mount
 	// namespace; Host that there is no other one to build in.
 	Visible, Host bool
-	// Strip says that Strip is to be called when nothing needs the host's /proc
-	// any more.
+	// Strip says that Finish takes the host's proc and sysfs away.
 	Strip bool
 
 	source string // the root of a container without Root
 	peers  bool   // the mount that the root stands on may have peers, see isolate
 	Supers []Super
-	Ops    []Op
+	Ops    []Op // of Build
+	Final  []Op // of Finish
 }
 
 // Op is one operation on the container's file system.
@@ -174,18 +174,18 @@ func Compile(c Config) (*Plan, error) {
 		p.compileDevices(linux.Devices, userns)
 	}
 	if c.Spec.Process != nil {
-		p.Ops = append(p.Ops, &directory{field: "process.cwd", path: c.Spec.Process.Cwd})
+		p.Final = append(p.Final, &directory{field: "process.cwd", path: c.Spec.Process.Cwd})
 	}
-	p.Ops = append(p.Ops, seals...)
+	p.Final = append(p.Final, seals...)
 	if c.Spec.Root.Readonly {
-		p.Ops = append(p.Ops, &rootReadonly{})
+		p.Final = append(p.Final, &rootReadonly{})
 	}
 	for i, name := range linux.ReadonlyPaths {
-		p.Ops = append(p.Ops, &readonly{field: fmt.Sprintf("linux.readonlyPaths[%d]", i), path: clean(name)})
+		p.Final = append(p.Final, &readonly{field: fmt.Sprintf("linux.readonlyPaths[%d]", i), path: clean(name)})
 	}
 	for i, name := range linux.MaskedPaths {
 		if first := slices.IndexFunc(linux.MaskedPaths, func(s string) bool { return clean(s) == clean(name) }); first == i {
-			p.Ops = append(p.Ops, &mask{field: fmt.Sprintf("linux.maskedPaths[%d]", i), path: clean(name)})
+			p.Final = append(p.Final, &mask{field: fmt.Sprintf("linux.maskedPaths[%d]", i), path: clean(name)})
 		}
 	}
 	return p, nil
@@ -297,7 +297,7 @@ func (p *Plan) Lines() []Line {
 	for i, m := range p.Root {
 		lines = append(lines, m.line(i))
 	}
-	for _, op := range p.Ops {
+	for _, op := range slices.Concat(p.Ops, p.Final) {
 		lines = append(lines, op.Line())
 	}
 	if p.Strip {

@@ -10,13 +10,13 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// Strip takes the host's proc and sysfs out of the mount namespace of the calling
+// strip takes the host's proc and sysfs out of the mount namespace of the calling
 // thread. It is for a root that is moved over the old one: that stays below it,
 // out of reach, but the kernel, which lets a user namespace mount a new proc only
 // where there is an old one without masks (mount_too_revealing in
 // fs/namespace.c), would find it there. Build has made the old tree a slave, so
 // that the host keeps what is unmounted here.
-func Strip(root *os.File) error {
+func strip(root *os.File) error {
 	// The links and the table are those of the host's /proc.
 	rootfs, err := os.Readlink(fmt.Sprintf("/proc/thread-self/fd/%d", root.Fd()))
 	if err != nil {
@@ -35,14 +35,14 @@ func Strip(root *os.File) error {
 		return err
 	}
 	for _, m := range found {
-		if err := strip(m.Mountpoint); err != nil {
+		if err := takeAway(m.Mountpoint); err != nil {
 			return fmt.Errorf("take the host's %s away: %w", m.Mountpoint, err)
 		}
 	}
 	return nil
 }
 
-func strip(dir string) error {
+func takeAway(dir string) error {
 	err := unix.Unmount(dir, unix.MNT_DETACH|unix.UMOUNT_NOFOLLOW)
 	if errors.Is(err, unix.ENOENT) {
 		return nil // it went with one above it

@@ -55,12 +55,42 @@ func (p *Plan) Build(b Builder) (_ *os.File, err error) {
 		}
 	}()
 	t.root = kernel.Root{File: root}
-	for _, op := range p.Ops {
-		if err := op.do(t); err != nil {
-			return nil, err
-		}
+	if err := t.do(p.Ops); err != nil {
+		return nil, err
 	}
 	return root, nil
+}
+
+// Finish does what comes when nothing else is made in the container, by hooks for
+// instance: what is read-only or hidden from then on. console, if it is not nil, is
+// a terminal for /dev/console. It is called as Build is.
+func (p *Plan) Finish(b Builder, root, console *os.File) (err error) {
+	if err := become(b.OwnerUID, b.OwnerGID); err != nil {
+		return err
+	}
+	t := &tree{Builder: b, root: kernel.Root{File: root}}
+	defer func() { err = errors.Join(err, t.close()) }()
+	if console != nil {
+		if err := bindConsole(t.root, console); err != nil {
+			return fmt.Errorf("mount /dev/console (process.terminal): %w", err)
+		}
+	}
+	if err := t.do(p.Final); err != nil {
+		return err
+	}
+	if p.Strip {
+		return strip(root)
+	}
+	return nil
+}
+
+func (t *tree) do(ops []Op) error {
+	for _, op := range ops {
+		if err := op.do(t); err != nil {
+			return err
+		}
+	}
+	return nil
 }
 
 // become makes the thread create files as the owner, and of whatever mode is

@@ -129,7 +129,7 @@ func (r *record) cleanup(ctx context.Context) error {
 	if s, err := spec.Load(bundle); err == nil {
 		c := &Container{Config: Config{ID: r.ID, Bundle: bundle}, spec: s}
 		c.Init = &Process{Container: c}
-		if err := c.runHooks(ctx, poststop, specs.StateStopped); err != nil {
+		if err := c.runHooks(ctx, specs.StateStopped, poststop); err != nil {
 			log.G(ctx).WithError(err).Warnf("poststop hooks of %s", r.ID)
 		}
 	}

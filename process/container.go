@@ -348,7 +348,7 @@ func (c *Container) Start(ctx context.Context) error {
 func (c *Container) startInit(ctx context.Context) error {
 	before, cancel := c.whileAlive(ctx, 0)
 	defer cancel()
-	if err := c.runHooks(before, startContainer, specs.StateCreated); err != nil {
+	if err := c.runHooks(before, specs.StateCreated, startContainer); err != nil {
 		return err
 	}
 	if err := c.start.Go([]byte{1}); err != nil {
@@ -361,7 +361,7 @@ func (c *Container) startInit(ctx context.Context) error {
 	// it back for long.
 	after, cancel := c.whileAlive(ctx, lastExits)
 	defer cancel()
-	return c.runHooks(after, poststart, specs.StateRunning)
+	return c.runHooks(after, specs.StateRunning, poststart)
 }
 
 // whileAlive is a context that ends with the container's init, or so long after
@@ -401,7 +401,7 @@ func (c *Container) destroy(ctx context.Context) error {
 		return fmt.Errorf("delete container %s: %w", c.ID, err)
 	}
 	<-c.unmounted
-	if err := c.runHooks(ctx, poststop, specs.StateStopped); err != nil {
+	if err := c.runHooks(ctx, specs.StateStopped, poststop); err != nil {
 		log.L.WithError(err).Warnf("poststop hooks of %s", c.ID)
 	}
 	if err := c.record.hide(); err != nil {

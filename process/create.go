@@ -56,7 +56,7 @@ func Create(ctx context.Context, config Config) (_ *Container, err error) {
 	// As at a deletion: when all else is gone the hooks run that undo what others
 	// did, and then the root is unmounted.
 	undo.add(c.record.hide)
-	undo.add(func() error { return c.runHooks(context.WithoutCancel(ctx), poststop, specs.StateStopped) })
+	undo.add(func() error { return c.runHooks(context.WithoutCancel(ctx), specs.StateStopped, poststop) })
 	if c.group, err = c.createGroup(ctx, location); err != nil {
 		return nil, err
 	}
@@ -98,7 +98,6 @@ func Create(ctx context.Context, config Config) (_ *Container, err error) {
 		log.G(ctx).Warnf("container %s: %s", c.ID, w)
 	}
 	undo.keep()
-	c.root = m.root
 	c.emit(ContainerCreated, c.Init)
 	go c.Init.watch(c.start.Take())
 	return c, nil
@@ -195,10 +194,11 @@ type making struct {
 	*Container
 	plan *plan.Create
 	init *kernel.Process // that walks the script; nil until it is in its new namespaces
-	root *os.File        // nil until it is built
 }
 
 func (m *making) close() error {
+	m.mu.Lock()
+	defer m.mu.Unlock()
 	if m.root == nil {
 		return nil
 	}
@@ -238,7 +238,7 @@ func (m *making) answer(ctx context.Context, r plan.Report) error {
 }
 
 // furnish does what is done from outside while the init waits in its new
-// namespaces: limits and the file system, then hooks.
+// namespaces: limits and the file system, with the hooks that may add to it.
 func (m *making) furnish(ctx context.Context) error {
 	m.setInit()
 	if err := errors.Join(m.record.RDT.Join(m.init.PID), m.moveDevices()); err != nil {
@@ -253,26 +253,14 @@ func (m *making) furnish(ctx context.Context) error {
 	// The file system and the cgroup wait for different things of the kernel.
 	limited := make(chan error, 1)
 	go func() { limited <- m.limit() }()
-	slave, err := m.build(ctx)
-	if slave != nil {
-		defer slave.Close()
-	}
-	if err = errors.Join(err, <-limited); err != nil {
+	stream, err := m.build(ctx, limited)
+	if err != nil {
 		return err
 	}
-	for _, stage := range []hookStage{prestart, createRuntime, createContainer} {
-		if err := m.runHooks(ctx, stage, specs.StateCreating); err != nil {
-			return err
-		}
-	}
-	if m.plan.Mounts.Strip {
-		if err := m.init.EnterMounts(func() error { return mounts.Strip(m.root) }); err != nil {
-			return err
-		}
-	}
 	files := []int{int(m.root.Fd())}
-	if slave != nil {
-		files = append(files, int(slave.Fd()))
+	if stream != nil {
+		defer stream.Close()
+		files = append(files, int(stream.Fd()))
 	}
 	return m.start.Go(homeVariable(m.root, m.spec.Process), files...)
 }
@@ -307,34 +295,71 @@ func (m *making) delegates() bool {
 		})
 }
 
-// build puts the file system together, in the init's mount namespace, and opens
-// the terminal in it if there is to be one.
-func (m *making) build(ctx context.Context) (slave *os.File, err error) {
+// build puts the file system together, in the init's mount namespace, and opens in
+// it the terminal, or the container's /dev/null, if the process is to have it.
+// Hooks run in between, with the limits that are set meanwhile.
+func (m *making) build(ctx context.Context, limited <-chan error) (stream *os.File, err error) {
 	supers := make([]*os.File, len(m.plan.Supers))
 	for i, cell := range m.plan.Supers {
 		if supers[i], err = m.init.Descriptor(int(cell.Value(m.start.report)), "a mount"); err != nil {
-			return nil, err
+			return nil, errors.Join(err, <-limited)
 		}
 		defer supers[i].Close()
 	}
 	owner, err := m.owner(m.init.PID)
 	if err != nil {
+		return nil, errors.Join(err, <-limited)
+	}
+	builder := mounts.Builder{
+		Supers: supers, OwnerUID: owner.uid, OwnerGID: owner.gid,
+		OpenProc: func() (*os.File, error) { return m.openProc(ctx) }, UserNS: m.userNamespace,
+	}
+	hooked := m.hooked(prestart, createRuntime, createContainer)
+	finish := func() (err error) {
+		stream, err = m.finish(builder)
+		return err
+	}
+	err = m.init.EnterMounts(func() error {
+		root, err := m.plan.Mounts.Build(builder)
+		if err == nil {
+			m.mu.Lock()
+			m.root = root
+			m.mu.Unlock()
+		}
+		if err == nil && !hooked {
+			err = finish()
+		}
+		return err
+	})
+	err = errors.Join(err, <-limited)
+	if err == nil && hooked {
+		if err = m.runHooks(ctx, specs.StateCreating, prestart, createRuntime, createContainer); err == nil {
+			err = m.init.EnterMounts(finish)
+		}
+	}
+	if err != nil && stream != nil {
+		err = errors.Join(err, stream.Close())
+	}
+	return stream, err
+}
+
+// finish is called in the init's mount namespace.
+func (m *making) finish(builder mounts.Builder) (stream *os.File, err error) {
+	var console *os.File
+	null := m.Stdio.Null()
+	if m.Stdio.Terminal {
+		console, err = m.openTerminal(m.Init, m.root)
+		stream = console
+	} else if fd := slices.Index(null[:], true); fd >= 0 {
+		if stream, err = mounts.OpenNull(m.root, os.O_RDWR); err != nil {
+			// There is none, or the image has something else there.
+			stream, err = duplicate(m.Init.stdio().Files()[fd])
+		}
+	}
+	if err != nil {
 		return nil, err
 	}
-	builder := mounts.Builder{Supers: supers, OwnerUID: owner.uid, OwnerGID: owner.gid, OpenProc: func() (*os.File, error) { return m.openProc(ctx) }, UserNS: m.userNamespace}
-	err = m.init.EnterMounts(func() (err error) {
-		if m.root, err = m.plan.Mounts.Build(builder); err != nil {
-			return err
-		}
-		if !m.Stdio.Terminal {
-			return nil
-		}
-		if slave, err = m.openTerminal(m.Init, m.root); err != nil {
-			return err
-		}
-		return mounts.BindConsole(m.root, slave)
-	})
-	return slave, err
+	return stream, m.plan.Mounts.Finish(builder, m.root, console)
 }
 
 // openTerminal makes a terminal in the container for a process, and returns the

@@ -556,6 +556,35 @@ func TestWaitingInitKilled(t *testing.T) {
 	}
 }
 
+// A volume at /dev has something else as null: it is not opened with the rights of
+// the runtime for a process that has none.
+func TestNullOfAVolume(t *testing.T) {
+	for name, make := range map[string]func(path string) error{
+		"a link":    func(path string) error { return os.Symlink("/proc/kallsyms", path) },
+		"a file":    func(path string) error { return os.WriteFile(path, []byte("secret"), 0o600) },
+		"a FIFO":    func(path string) error { return unix.Mkfifo(path, 0o600) },
+		"a device":  func(path string) error { return unix.Mknod(path, unix.S_IFCHR|0o600, int(unix.Mkdev(1, 11))) },
+		"nothing":   func(string) error { return nil },
+		"the right": func(path string) error { return unix.Mknod(path, unix.S_IFCHR|0o666, int(unix.Mkdev(1, 3))) },
+	} {
+		volume := t.TempDir()
+		if err := make(filepath.Join(volume, "null")); err != nil {
+			t.Fatal(err)
+		}
+		change := func(s *specs.Spec) {
+			plainUser(s)
+			for i := range s.Mounts {
+				if s.Mounts[i].Destination == "/dev" {
+					s.Mounts[i] = specs.Mount{Destination: "/dev", Type: "bind", Source: volume, Options: []string{"bind"}}
+				}
+			}
+		}
+		if got := output(t, change, "stdin"); got != "device 1:3\n" {
+			t.Errorf("%s: stdin is %s", name, got)
+		}
+	}
+}
+
 // successor is a process that has the pid of one that is gone. It answers all that
 // it is told.
 func successor(t *testing.T, pid int) *launch.Init {

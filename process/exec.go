@@ -196,11 +196,15 @@ func (c *Container) openRoot() (*os.File, error) {
 	if c.root == nil {
 		return nil, &stateError{fmt.Sprintf("container %s init process is not running", c.ID)}
 	}
-	fd, err := unix.FcntlInt(c.root.Fd(), unix.F_DUPFD_CLOEXEC, 0)
+	return duplicate(c.root)
+}
+
+func duplicate(f *os.File) (*os.File, error) {
+	fd, err := unix.FcntlInt(f.Fd(), unix.F_DUPFD_CLOEXEC, 0)
 	if err != nil {
 		return nil, os.NewSyscallError("fcntl", err)
 	}
-	return os.NewFile(uintptr(fd), c.root.Name()), nil
+	return os.NewFile(uintptr(fd), f.Name()), nil
 }
 
 // DeleteExec takes away the process of an exec that has ended, or was never

@@ -36,9 +36,15 @@ func TestNetDevices(t *testing.T) {
 			t.Errorf("%s as %s: %v", name, inside, err)
 		}
 	}
-	cfg, _ := config(t, change("host0", "in%d"), "sleep")
+	cfg, _ := config(t, func(s *specs.Spec) {
+		change("host0", "in%d")(s)
+		s.Linux.Sysctl = map[string]string{"net.ipv4.conf.in0.forwarding": "1"}
+	}, "sleep")
 	c := create(t, cfg)
 	start(t, c)
+	if got := execOutput(t, c, &specs.Process{Cwd: "/", Args: []string{"/test", "cat", "/proc/sys/net/ipv4/conf/in0/forwarding"}, Env: []string{"INSIDE=1"}}); got != "1\n" {
+		t.Errorf("its sysctl: %q", got)
+	}
 	if _, err := net.InterfaceByName("host0"); err == nil {
 		t.Error("it is still the host's")
 	}

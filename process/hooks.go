@@ -1,20 +1,20 @@
 package process
 
 import (
-	"bytes"
 	"context"
 	"encoding/json"
 	"errors"
 	"fmt"
 	"io"
 	"os"
-	"os/exec"
+	"slices"
 	"strings"
+	"syscall"
 	"time"
 
 	"github.com/opencontainers/runtime-spec/specs-go"
-	"golang.org/x/sys/unix"
 
+	"github.com/myshim/myshim/process/kernel"
 	"github.com/myshim/myshim/process/plan"
 )
 
@@ -46,34 +46,33 @@ func (c *Container) hooks(stage hookStage) []specs.Hook {
 	}[stage]
 }
 
-// runHooks runs the hooks of a stage one after the other, until one fails. All of
+// hooked says whether there are hooks of these stages.
+func (c *Container) hooked(stages ...hookStage) bool {
+	return slices.ContainsFunc(stages, func(stage hookStage) bool { return len(c.hooks(stage)) > 0 })
+}
+
+// runHooks runs the hooks of stages one after the other, until one fails. All of
 // poststop are run, as they undo what others did.
-func (c *Container) runHooks(ctx context.Context, stage hookStage, status specs.ContainerState) error {
+func (c *Container) runHooks(ctx context.Context, status specs.ContainerState, stages ...hookStage) error {
 	var failures error
-	for i, h := range c.hooks(stage) {
-		err := c.runHook(ctx, stage, &h, status)
-		if err != nil {
-			err = fmt.Errorf("hooks.%s[%d] %s: %w", stage, i, h.Path, err)
+	for _, stage := range stages {
+		for i, h := range c.hooks(stage) {
+			err := c.runHook(ctx, stage, &h, status)
+			if err != nil {
+				err = fmt.Errorf("hooks.%s[%d] %s: %w", stage, i, h.Path, err)
+			}
+			if err != nil && stage != poststop {
+				return err
+			}
+			failures = errors.Join(failures, err)
 		}
-		if err != nil && stage != poststop {
-			return err
-		}
-		failures = errors.Join(failures, err)
 	}
 	return failures
 }
 
 func (c *Container) runHook(ctx context.Context, stage hookStage, h *specs.Hook, status specs.ContainerState) error {
-	pid := c.Init.State().PID
-	if status == specs.StateStopped {
-		pid = 0
-	}
-	if stage == createContainer && c.spec.New(specs.PIDNamespace) {
-		pid = 1 // as the hook sees it
-	}
-	state, err := json.Marshal(specs.State{
-		Version: specs.Version, ID: c.ID, Status: status, Pid: pid, Bundle: c.Bundle, Annotations: c.spec.Annotations,
-	})
+	inside := stage == createContainer || stage == startContainer
+	state, err := json.Marshal(c.ociState(status, inside))
 	if err != nil {
 		return err
 	}
@@ -82,50 +81,95 @@ func (c *Container) runHook(ctx context.Context, stage hookStage, h *specs.Hook,
 		ctx, cancel = context.WithTimeoutCause(ctx, time.Duration(*h.Timeout)*time.Second, fmt.Errorf("it took more than %d seconds", *h.Timeout))
 		defer cancel()
 	}
+	args := h.Args
+	if len(args) == 0 {
+		args = []string{h.Path}
+	}
 	switch stage {
 	case createContainer:
-		return c.Init.process().EnterNamespaces(c.cloneFlags(), func() error { return runHostHook(ctx, c.Bundle, h, state) })
+		return communicate(ctx, state, func(files [3]*os.File) (*kernel.Process, error) {
+			return c.enterAsHook(ctx, h.Path, args, h.Env, files)
+		})
 	case startContainer:
-		return c.runInside(ctx, h, state)
+		return communicate(ctx, state, func(files [3]*os.File) (*kernel.Process, error) {
+			return c.enterAsInit(ctx, h.Path, args, h.Env, files)
+		})
 	}
-	return runHostHook(ctx, c.Bundle, h, state)
+	return communicate(ctx, state, func(files [3]*os.File) (*kernel.Process, error) {
+		env := h.Env
+		if env == nil {
+			env = os.Environ() // as runc does: many hooks want a PATH
+		}
+		return kernel.Start(h.Path, args, &syscall.ProcAttr{
+			Dir: c.Bundle, Env: env, Files: []uintptr{files[0].Fd(), files[1].Fd(), files[2].Fd()}, Sys: &syscall.SysProcAttr{Setsid: true},
+		})
+	})
 }
 
-// cloneFlags are the container's namespaces, but for the user namespace, which a
-// program with threads cannot enter.
-func (c *Container) cloneFlags() int {
-	var flags uint64
-	for _, ns := range c.spec.Linux.Namespaces {
-		if ns.Type != specs.UserNamespace {
-			flags |= plan.CloneFlag(ns.Type)
-		}
+// ociState is the state of the container (runtime.md, "State"), as it is seen from
+// outside or inside.
+func (c *Container) ociState(status specs.ContainerState, inside bool) *specs.State {
+	s := &specs.State{
+		Version: specs.Version, ID: c.ID, Status: status, Pid: c.Init.State().PID, Bundle: c.Bundle, Annotations: c.spec.Annotations,
 	}
-	return int(flags)
+	switch {
+	case status == specs.StateStopped:
+		s.Pid = 0
+	case inside && c.spec.New(specs.PIDNamespace):
+		s.Pid = 1
+	}
+	return s
 }
 
 // outputGrace is how long a hook's descendants may keep its output open.
 const outputGrace = 100 * time.Millisecond
 
-// runHostHook runs a program of the host from the calling thread, in whose
-// namespaces it is then. A hook that takes too long is killed with all that it
-// started and did not take out of its process group.
-func runHostHook(ctx context.Context, dir string, h *specs.Hook, state []byte) error {
-	output := &head{}
-	cmd := exec.CommandContext(ctx, h.Path)
-	cmd.Args = h.Args
-	if len(h.Args) == 0 {
-		cmd.Args = []string{h.Path}
+// communicate starts a program with text as its input, and waits for it. One that
+// takes too long is killed with all that it started and did not take out of its
+// session.
+func communicate(ctx context.Context, text []byte, start func([3]*os.File) (*kernel.Process, error)) error {
+	in, inWriter, err := os.Pipe()
+	if err != nil {
+		return err
 	}
-	cmd.Env = append([]string{}, h.Env...) // none is not the shim's
-	cmd.Dir = dir
-	cmd.Stdin = bytes.NewReader(state)
-	cmd.Stdout, cmd.Stderr = output, output
-	cmd.SysProcAttr = &unix.SysProcAttr{Setpgid: true}
-	cmd.Cancel = func() error { return unix.Kill(-cmd.Process.Pid, unix.SIGKILL) }
-	cmd.WaitDelay = outputGrace
-	err := cmd.Run()
-	if errors.Is(err, exec.ErrWaitDelay) { // it has ended, a daemon of it has not
-		err = nil
+	out, outWriter, err := os.Pipe()
+	if err != nil {
+		return errors.Join(err, in.Close(), inWriter.Close())
+	}
+	defer out.Close()
+	defer inWriter.Close()
+	k, err := start([3]*os.File{in, outWriter, outWriter})
+	err = errors.Join(err, in.Close(), outWriter.Close())
+	if k == nil {
+		return err
+	}
+	defer k.Close()
+	defer context.AfterFunc(ctx, func() { _ = k.KillGroup() })()
+	go func() {
+		_, _ = inWriter.Write(text)
+		inWriter.Close()
+	}()
+	output := &head{}
+	copied := make(chan struct{})
+	go func() {
+		_, _ = io.Copy(output, out)
+		close(copied)
+	}()
+	status, err := k.Wait()
+	if err != nil {
+		return err
+	}
+	select {
+	case <-copied:
+	case <-time.After(outputGrace): // a daemon of it has not ended
+		_ = out.Close()
+		<-copied
+	}
+	switch {
+	case status.Signaled():
+		err = fmt.Errorf("signal: %v", status.Signal())
+	case status != 0:
+		err = fmt.Errorf("exit status %d", status.ExitStatus())
 	}
 	return output.explain(ctx, err)
 }
@@ -155,63 +199,44 @@ func (h *head) explain(ctx context.Context, err error) error {
 	return err
 }
 
-// runInside runs a program of the container, as the container's process: with
-// no more rights than that has, since the program may be anything that the image
+// enterAsHook runs a program of the host in the namespaces of a container that is
+// being made, and in its cgroup.
+func (c *Container) enterAsHook(ctx context.Context, program string, args, env []string, files [3]*os.File) (*kernel.Process, error) {
+	root, err := c.openRoot()
+	if err != nil {
+		return nil, err
+	}
+	defer root.Close()
+	join, err := c.group.Join()
+	if err != nil {
+		return nil, err
+	}
+	defer join.Close()
+	host := plan.Host{Tasks: len(join.Tasks), CgroupDir: join.Dir != nil}
+	l, err := c.launch(plan.NewHook(c.spec, program, args, env, host), files, join, c.Init.process(), root)
+	if err != nil {
+		return nil, err
+	}
+	if err := l.execute(ctx); err != nil {
+		return nil, errors.Join(err, l.Kill())
+	}
+	return l.Take(), l.Close()
+}
+
+// enterAsInit runs a program of the container as the container's process: with no
+// more rights than that has, since the program may be anything that the image
 // made.
-func (c *Container) runInside(ctx context.Context, h *specs.Hook, state []byte) (err error) {
+func (c *Container) enterAsInit(ctx context.Context, program string, args, env []string, files [3]*os.File) (*kernel.Process, error) {
 	process := *c.spec.Process
 	process.Terminal = false
-	process.Args = h.Args
-	if len(h.Args) == 0 {
-		process.Args = []string{h.Path}
-	}
-	if h.Env != nil {
-		process.Env = h.Env
+	process.Args = args
+	if len(env) > 0 {
+		process.Env = env
 	}
 	root, err := c.openRoot()
 	if err != nil {
-		return err
+		return nil, err
 	}
 	defer root.Close()
-	in, inWriter, err := os.Pipe()
-	if err != nil {
-		return err
-	}
-	out, outWriter, err := os.Pipe()
-	if err != nil {
-		return errors.Join(err, in.Close(), inWriter.Close())
-	}
-	defer out.Close()
-	defer inWriter.Close()
-	e := entry{process: &process, program: h.Path, files: [3]*os.File{in, outWriter, outWriter}, root: root}
-	k, err := c.enter(ctx, e, c.group.Join)
-	if err = errors.Join(err, in.Close(), outWriter.Close()); err != nil {
-		return err
-	}
-	defer k.Close()
-	defer context.AfterFunc(ctx, func() { _ = k.Signal(unix.SIGKILL) })()
-	go func() {
-		_, _ = inWriter.Write(state)
-		inWriter.Close()
-	}()
-	output := &head{}
-	copied := make(chan struct{})
-	go func() {
-		_, _ = io.Copy(output, out)
-		close(copied)
-	}()
-	status, err := k.Wait()
-	if err != nil {
-		return err
-	}
-	select {
-	case <-copied:
-	case <-time.After(outputGrace):
-		_ = out.Close()
-		<-copied
-	}
-	if status != 0 {
-		err = fmt.Errorf("exit status %d", status.ExitStatus())
-	}
-	return output.explain(ctx, err)
+	return c.enter(ctx, entry{process: &process, program: program, files: files, root: root}, c.group.Join)
 }

@@ -216,83 +216,6 @@ func TestHostPIDs(t *testing.T) {
 	}
 }
 
-func TestHooks(t *testing.T) {
-	log := filepath.Join(t.TempDir(), "log")
-	hook := func(name string) []specs.Hook {
-		return []specs.Hook{{Path: "/bin/sh", Args: []string{"sh", "-c", `read state; echo "` + name + ` $A $(echo "$state" | grep -o '"status":"[a-z]*"')" >> ` + log}, Env: []string{"A=1", "PATH=/bin:/usr/bin"}}}
-	}
-	cfg, _ := config(t, func(s *specs.Spec) {
-		s.Hooks = &specs.Hooks{
-			Prestart: hook("prestart"), CreateRuntime: hook("createRuntime"), CreateContainer: hook("createContainer"), //nolint:staticcheck // deprecated, and used
-			StartContainer: []specs.Hook{{Path: "/test", Args: []string{"test", "true"}, Env: []string{"INSIDE=1"}}},
-			Poststart:      hook("poststart"), Poststop: hook("poststop"),
-		}
-	}, "true")
-	c := create(t, cfg)
-	start(t, c)
-	wait(t, c.Init)
-	if err := c.Delete(t.Context()); err != nil {
-		t.Error(err)
-	}
-	want := `prestart 1 "status":"creating"
-createRuntime 1 "status":"creating"
-createContainer 1 "status":"creating"
-poststart 1 "status":"running"
-poststop 1 "status":"stopped"
-`
-	if got, _ := os.ReadFile(log); string(got) != want {
-		t.Errorf("hooks:\n%swant:\n%s", got, want)
-	}
-}
-
-// What a hook writes is no more than the reason why it failed.
-func TestHookFloods(t *testing.T) {
-	flood := specs.Hook{Path: "/bin/sh", Args: []string{"sh", "-c", "head -c 100000000 /dev/zero | tr '\\0' x; exit 3"}, Env: []string{"PATH=/bin:/usr/bin"}}
-	cfg, _ := config(t, func(s *specs.Spec) { s.Hooks = &specs.Hooks{CreateRuntime: []specs.Hook{flood}} }, "true")
-	if _, err := Create(t.Context(), cfg); err == nil || !strings.Contains(err.Error(), "exit status 3: xxx") || len(err.Error()) > maxOutput+200 {
-		t.Errorf("%d bytes: %.200v", len(err.Error()), err)
-	}
-	cfg, _ = config(t, func(s *specs.Spec) {
-		s.Hooks = &specs.Hooks{StartContainer: []specs.Hook{{Path: "/test", Args: []string{"test", "flood"}, Env: []string{"INSIDE=1"}}}}
-	}, "true")
-	c := create(t, cfg)
-	if err := c.Start(t.Context()); err == nil || !strings.Contains(err.Error(), "exit status 3: xxx") || len(err.Error()) > maxOutput+200 {
-		t.Errorf("%d bytes: %.200v", len(err.Error()), err)
-	}
-}
-
-// A hook of a container whose init ends does not keep its exit back.
-func TestHookOutlivesInit(t *testing.T) {
-	cfg, _ := config(t, func(s *specs.Spec) {
-		s.Hooks = &specs.Hooks{StartContainer: []specs.Hook{{Path: "/test", Args: []string{"test", "sleep"}, Env: []string{"INSIDE=1"}}}}
-	}, "true")
-	c := create(t, cfg)
-	started := make(chan error, 1)
-	go func() { started <- c.Start(t.Context()) }()
-	for !c.Init.starting() {
-		time.Sleep(time.Millisecond)
-	}
-	if err := c.Kill(unix.SIGKILL, false); err != nil {
-		t.Fatal(err)
-	}
-	wait(t, c.Init)
-	if err := <-started; err == nil {
-		t.Error("it is started")
-	}
-}
-
-func TestHookTimeout(t *testing.T) {
-	second := 1
-	cfg, _ := config(t, func(s *specs.Spec) {
-		s.Hooks = &specs.Hooks{CreateRuntime: []specs.Hook{{Path: "/bin/sh", Args: []string{"sh", "-c", "sleep 60 & sleep 60"}, Timeout: &second}}}
-	}, "true")
-	began := time.Now()
-	_, err := Create(t.Context(), cfg)
-	if err == nil || !strings.Contains(err.Error(), "it took more than 1 seconds") || time.Since(began) > 20*time.Second {
-		t.Errorf("after %v: %v", time.Since(began), err)
-	}
-}
-
 // A container in the pid namespace of another one is in there only when it is
 // made, and all that comes of it is as anywhere.
 func TestJoinedPIDs(t *testing.T) {
@@ -332,8 +255,10 @@ func TestJoinedPIDs(t *testing.T) {
 			if got, err := os.ReadFile(filepath.Join(cfg.Bundle, pidName)); string(got) != fmt.Sprint(pid) {
 				t.Errorf("%s: %q, not %d (%v)", pidName, got, pid, err)
 			}
-			if got, err := os.ReadFile(log); string(got) != pids+"\n" {
-				t.Errorf("the hook was in %q, not %s (%v)", got, pids, err)
+			// Others could take over a hook of the host that is in there.
+			own, _ := os.Readlink("/proc/self/ns/pid")
+			if got, err := os.ReadFile(log); string(got) != own+"\n" {
+				t.Errorf("the hook was in %q, not %s (%v)", got, own, err)
 			}
 			start(t, c)
 			p := &specs.Process{Cwd: "/", Env: []string{"INSIDE=1"}, Args: []string{"/test", "cat", "/proc/1/cmdline"}}

@@ -30,9 +30,7 @@ func (c *Container) sendListener(ctx context.Context, l *launching, status specs
 	defer listener.Close()
 	message, err := json.Marshal(specs.ContainerProcessState{
 		Version: specs.Version, Fds: []string{specs.SeccompFdName}, Pid: k.PID, Metadata: c.filter.ListenerMetadata,
-		State: specs.State{
-			Version: specs.Version, ID: c.ID, Status: status, Pid: c.Init.State().PID, Bundle: c.Bundle, Annotations: c.spec.Annotations,
-		},
+		State: *c.ociState(status, false),
 	})
 	if err != nil {
 		return err

@@ -89,6 +89,19 @@ var inside = map[string]func(args []string) int{
 		fmt.Println(limit.Cur, limit.Max)
 		return 0
 	},
+	"stdin": func([]string) int {
+		var st unix.Stat_t
+		err := unix.Fstat(0, &st)
+		kind := "file"
+		if st.Mode&unix.S_IFMT == unix.S_IFCHR {
+			kind = "device"
+		}
+		fmt.Printf("%s %d:%d\n", kind, unix.Major(st.Rdev), unix.Minor(st.Rdev))
+		if err != nil {
+			return 1
+		}
+		return 0
+	},
 	"flood": func([]string) int {
 		for range 100 {
 			fmt.Print(strings.Repeat("x", 1<<20))

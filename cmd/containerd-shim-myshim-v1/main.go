@@ -50,7 +50,7 @@ func serve(ctx context.Context, d shim.Daemon, server *ttrpc.Server) (release fu
 	s := task.New(d.ID, d.Namespace, d.Publish, d.Shutdown)
 	s.Register(server)
 	go task.Prepare()
-	go kernel.ReapOrphans(ctx, 5*time.Second)
+	go kernel.ReapOrphans(ctx, 20*time.Millisecond) // a look at many that end at the same time
 	return s.Release, nil
 }
 

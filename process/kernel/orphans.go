@@ -17,29 +17,29 @@ import (
 var children sync.Map
 
 // ReapOrphans takes processes off the process table that have come to this one
-// as a child subreaper, when they end: what a container without a pid namespace
-// of its own, or a hook, leaves behind. It never takes the exit of a Process,
-// and not that of a child which somebody else waits for: that is what has been
-// dead for no longer than age. It returns when ctx is done.
+// when they end: as a child subreaper it gets what a container without a pid
+// namespace of its own, or a hook, leaves behind, and what an exec's program
+// clones with CLONE_PARENT. It never takes the exit of a Process, nor that of a
+// child which has been dead for less than age. It returns when ctx is done.
 func ReapOrphans(ctx context.Context, age time.Duration) {
 	died := make(chan os.Signal, 1)
 	signal.Notify(died, unix.SIGCHLD)
 	defer signal.Stop(died)
 	timer := time.NewTimer(age)
 	defer timer.Stop()
-	zombies := map[int]bool{} // seen at the last look
+	zombies, due := map[int]bool{}, true // seen at the last look; the next one
 	for {
 		select {
 		case <-ctx.Done():
 			return
 		case <-died:
-			if len(zombies) == 0 {
+			if !due {
 				timer.Reset(age)
-				zombies[0] = true // a look is due
+				due = true
 			}
 		case <-timer.C:
 			zombies = reapOrphans(zombies)
-			if len(zombies) > 0 {
+			if due = len(zombies) > 0; due {
 				timer.Reset(age)
 			}
 		}
@@ -49,6 +49,8 @@ func ReapOrphans(ctx context.Context, age time.Duration) {
 // reapOrphans reaps the zombies that were there the last time, and returns
 // those that are new.
 func reapOrphans(before map[int]bool) map[int]bool {
+	starting.Lock()
+	defer starting.Unlock()
 	now := map[int]bool{}
 	lists, _ := filepath.Glob("/proc/self/task/*/children")
 	for _, list := range lists {

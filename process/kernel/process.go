@@ -68,6 +68,19 @@ func (p *Process) Signal(sig unix.Signal) error {
 	return err
 }
 
+// KillGroup ends the process and its process group, which it leads.
+func (p *Process) KillGroup() error {
+	const processGroup = 1 << 2 // PIDFD_SIGNAL_PROCESS_GROUP, Linux 6.9
+	err := p.Use(func(fd int) error { return unix.PidfdSendSignal(fd, unix.SIGKILL, nil, processGroup) })
+	if errors.Is(err, unix.EINVAL) {
+		err = unix.Kill(-p.PID, unix.SIGKILL)
+	}
+	if errors.Is(err, unix.ESRCH) {
+		return os.ErrProcessDone
+	}
+	return err
+}
+
 // Duplicate returns a descriptor of the pidfd, for a child to inherit.
 func (p *Process) Duplicate() (*os.File, error) {
 	var fd int

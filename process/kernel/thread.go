@@ -18,33 +18,16 @@ func (p *Process) EnterMounts(f func() error) error {
 	return p.EnterNamespaces(unix.CLONE_NEWNS, f)
 }
 
-// EnterNamespaces is EnterMounts for several namespaces, bits of CLONE_NEW*.
-// Into a pid namespace only the programs get that f starts; it is the one that
-// the children of the process are in. Into a user namespace no thread gets.
+// EnterNamespaces is EnterMounts for several namespaces, bits of CLONE_NEW*. A
+// program with threads cannot join a user or time namespace, and of a pid namespace
+// only its children are members.
 func (p *Process) EnterNamespaces(flags int, f func() error) error {
 	return Apart(func() error {
-		if flags&unix.CLONE_NEWPID != 0 {
-			if err := p.joinPIDs(); err != nil {
-				return err
-			}
-			flags &^= unix.CLONE_NEWPID
-		}
-		if flags != 0 { // setns(2) wants at least one
-			if err := p.Use(func(fd int) error { return unix.Setns(fd, flags) }); err != nil {
-				return fmt.Errorf("join namespaces of process %d: %w", p.PID, err)
-			}
+		if err := p.Use(func(fd int) error { return unix.Setns(fd, flags) }); err != nil {
+			return fmt.Errorf("join namespaces of process %d: %w", p.PID, err)
 		}
 		return f()
 	})
-}
-
-func (p *Process) joinPIDs() error {
-	ns, err := os.Open(p.PIDNamespace())
-	if err != nil {
-		return err
-	}
-	defer ns.Close()
-	return os.NewSyscallError("setns", unix.Setns(int(ns.Fd()), unix.CLONE_NEWPID))
 }
 
 // Apart calls f on a thread that has a root, a working directory and a umask of

@@ -69,15 +69,11 @@ func Start(s *script.Script, stdio [3]int, extra []int) (_ *Init, err error) {
 	path := fmt.Sprintf("/proc/%d/fd/%d", os.Getpid(), program.Fd())
 	// In a session of its own: whoever takes over a process that is in a container
 	// by now could signal the shim's process group.
-	pid, err := syscall.ForkExec(path, []string{"myshim-init"}, &syscall.ProcAttr{
+	process, err := kernel.Start(path, []string{"myshim-init"}, &syscall.ProcAttr{
 		Files: files, Sys: &syscall.SysProcAttr{Setsid: true},
 	})
 	if err != nil {
 		return nil, errors.Join(fmt.Errorf("start the init: %w", err), control.Close())
-	}
-	process, err := kernel.OpenChild(pid)
-	if err != nil {
-		return nil, errors.Join(err, control.Close()) // which ends it
 	}
 	return &Init{script: s, process: process, control: control}, nil
 }
@@ -126,7 +122,7 @@ func (i *Init) Next(ctx context.Context) ([]byte, error) {
 // process is in, for one.
 func (i *Init) follow(clone int) error {
 	if i.taken || !isChild(clone) {
-		return fmt.Errorf("read from the init: process %d wrote to its socket, and is no part of it", clone)
+		return fmt.Errorf("read from the init: process %d wrote to its socket, and is no part of it, or dead", clone)
 	}
 	process, err := kernel.OpenChild(clone)
 	if err != nil {

@@ -82,18 +82,27 @@ func NewCreate(c *spec.Container, id string, filter *seccomp.Filter, host Host, 
 	if c.New(specs.NetworkNamespace) {
 		b.loopback()
 	}
-	proc := b.supers(fs.Supers, p)
-	b.sysctls(c.Linux.Sysctl, proc)
+	for _, s := range fs.Supers {
+		p.Supers = append(p.Supers, b.super(s))
+	}
+	// While the host's procfs is still in sight, without which a user namespace gets
+	// none.
+	var proc script.Cell
+	if len(c.Linux.Sysctl) > 0 {
+		proc = b.super(mounts.Super{Field: "linux.sysctl", Type: "proc"})
+	}
 	b.names(c)
 	b.report(Supers)
-	root, terminal := b.Receive(b.home, homeSize)
+	root, stream := b.Receive(b.home, homeSize)
 
+	b.sysctls(c.Linux.Sysctl, proc)
 	b.jail(c, root)
-	if c.Process.Terminal {
-		b.terminal(terminal)
+	for fd, null := range options.Null {
+		if null || c.Process.Terminal {
+			b.Add(script.Dup3, stream, script.Int(fd), script.Int(0))
+		}
 	}
 	b.closeFrom(script.ScriptFD, "mounts and root are in place")
-	b.nulls()
 	b.become(c.Linux, last)
 	b.report(Ready)
 	if b.filterLetsWait() {
@@ -189,19 +198,8 @@ func (b *builder) loopback() {
 	b.Add(script.Close, fd.Arg())
 }
 
-// supers makes the superblocks that belong to the container's namespaces, and
-// returns the cell with the mount of a procfs, if there is one.
-func (b *builder) supers(list []mounts.Super, p *Create) (proc *script.Cell) {
-	for _, s := range list {
-		cell := b.super(s)
-		p.Supers = append(p.Supers, cell)
-		if s.Type == "proc" && proc == nil {
-			proc = &cell
-		}
-	}
-	return proc
-}
-
+// super makes a superblock that belongs to the container's namespaces, and returns
+// the cell with its mount.
 func (b *builder) super(s mounts.Super) script.Cell {
 	context, mount := b.context, b.Cell(s.Type)
 	config := func(command uint32, name string, args ...script.Arg) {
@@ -224,17 +222,12 @@ func (b *builder) super(s mounts.Super) script.Cell {
 	return mount
 }
 
-// sysctls writes kernel parameters of the container's namespaces, to a procfs
-// which is not attached anywhere yet: nobody can have mounted anything over it
-// (CVE-2025-52881).
-func (b *builder) sysctls(list map[string]string, proc *script.Cell) {
+// sysctls writes kernel parameters of the container's namespaces, among them those
+// of network interfaces that hooks have brought: to a procfs which is not attached
+// anywhere, so that nobody can have mounted anything over it (CVE-2025-52881).
+func (b *builder) sysctls(list map[string]string, proc script.Cell) {
 	if len(list) == 0 {
 		return
-	}
-	own := proc == nil
-	if own {
-		cell := b.super(mounts.Super{Field: "linux.sysctl", Type: "proc"})
-		proc = &cell
 	}
 	// struct open_how of openat2(2)
 	how := binary.LittleEndian.AppendUint64(nil, unix.O_WRONLY|unix.O_CLOEXEC)
@@ -247,9 +240,6 @@ func (b *builder) sysctls(list map[string]string, proc *script.Cell) {
 		b.Add(script.Openat2, proc.Arg(), b.CString("sys/"+spec.SysctlPath(key)), flags, script.Int(len(how))).Into(fd).For(field)
 		b.writeTo(fd.Arg(), list[key]).For(field)
 		b.Add(script.Close, fd.Arg())
-	}
-	if own {
-		b.Add(script.Close, proc.Arg())
 	}
 }
 
@@ -289,23 +279,4 @@ func (b *builder) jail(c *spec.Container, root script.Arg) {
 	if kind := c.Linux.RootfsPropagation; strings.HasSuffix(kind, "shared") || strings.HasSuffix(kind, "unbindable") {
 		b.propagation("/", kind)
 	}
-}
-
-// nulls gives the process the container's /dev/null in place of the host's.
-func (b *builder) nulls() {
-	if b.options.Null == [3]bool{} {
-		return
-	}
-	fd := b.Cell("fd")
-	missing := b.Label("missing")
-	b.Add(script.Openat, atFDCWD, b.CString("/dev/null"), script.Flags(unix.O_RDWR|unix.O_CLOEXEC, "O_RDWR|O_CLOEXEC"), script.Int(0)).
-		Allow(unix.ENOENT).Into(fd)
-	b.Jump(fd.Arg(), script.Int(-int(unix.ENOENT)), missing)
-	for n, null := range b.options.Null {
-		if null {
-			b.Add(script.Dup3, fd.Arg(), script.Int(n), script.Int(0))
-		}
-	}
-	b.Add(script.Close, fd.Arg())
-	b.Place(missing)
 }

@@ -2,6 +2,7 @@ package plan
 
 import (
 	"encoding/binary"
+	"slices"
 	"strings"
 
 	"github.com/opencontainers/runtime-spec/specs-go"
@@ -326,10 +327,7 @@ func (b *builder) lookup() {
 		b.Place(found)
 		return
 	}
-	for dir := range strings.SplitSeq(searchPath(b.process.Env), ":") {
-		if dir == "" {
-			dir = "."
-		}
+	for _, dir := range searchPath(name, b.process.Env) {
 		path := b.CString(dir + "/" + name)
 		b.Set(b.path, path)
 		b.access(b.CString(dir+"/"+name+"/."), unix.F_OK).Allow(script.AnyError).Into(result)
@@ -358,14 +356,31 @@ func (b *builder) environment() script.Arg {
 	return b.StringsAnd(env, b.home, text)
 }
 
-// searchPath is PATH of an environment.
-func searchPath(env []string) string {
+// nameMax is how long a component of a path may be, NAME_MAX.
+const nameMax = 255
+
+// searchPath are the directories of an environment's PATH, where a program of this
+// name can be. How many there may be is checked by package spec.
+func searchPath(name string, env []string) []string {
+	if len(name) > nameMax {
+		return nil
+	}
+	// What runc and crun search if there is no PATH; it is not handed on.
+	path := "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"
 	env, _ = spec.Environment(env)
 	for _, kv := range env {
 		if value, ok := strings.CutPrefix(kv, "PATH="); ok {
-			return value
+			path = value
 		}
 	}
-	// What runc and crun search if there is none; it is not handed on.
-	return "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"
+	var dirs []string
+	for dir := range strings.SplitSeq(path, ":") {
+		if dir == "" {
+			dir = "."
+		}
+		if !slices.Contains(dirs, dir) {
+			dirs = append(dirs, dir)
+		}
+	}
+	return dirs
 }

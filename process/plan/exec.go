@@ -49,7 +49,9 @@ func NewExec(c *spec.Container, id string, process *specs.Process, filter *secco
 	}
 	b.keyring(id, false)
 	if process.Terminal {
-		b.terminal(terminal)
+		for fd := range 3 {
+			b.Add(script.Dup3, terminal, script.Int(fd), script.Int(0)).For("process.terminal")
+		}
 	}
 	b.closeFrom(script.ScriptFD, "what is used in the container is the container's")
 	b.become(c.Linux, c.Has(specs.PIDNamespace))
@@ -75,25 +77,31 @@ func (b *builder) limits() {
 	}
 }
 
-// enterContainer joins all namespaces of the container at once, those of its
-// init, and makes its root this process's.
+// enterContainer joins all namespaces of the container at once, and makes its root
+// this process's.
 func (b *builder) enterContainer(c *spec.Container) {
+	b.joinAll(c, c.Has(specs.PIDNamespace))
+	// Of a mount namespace the root is the container's, unless it is only
+	// chroot that keeps the container in there.
+	if !c.Has(specs.MountNamespace) {
+		b.Add(script.Fchdir, b.file(File{Kind: RootDir}))
+		b.Add(script.Chroot, b.CString("."))
+	}
+}
+
+// joinAll joins the namespaces of the container's init, that of pids only if it is
+// asked for.
+func (b *builder) joinAll(c *spec.Container, pids bool) {
 	init := b.file(File{Kind: InitPidfd})
 	var flags uint64
 	var names []string
 	for _, known := range cloneFlags {
-		if c.Has(known.kind) {
+		if c.Has(known.kind) && (pids || known.kind != specs.PIDNamespace) {
 			flags |= known.flag
 			names = append(names, known.name)
 		}
 	}
 	if flags != 0 {
 		b.Add(script.Setns, init, script.Flags(flags, strings.Join(names, "|")))
-	}
-	// Of a mount namespace the root is the container's, unless it is only
-	// chroot that keeps the container in there.
-	if !c.Has(specs.MountNamespace) {
-		b.Add(script.Fchdir, b.file(File{Kind: RootDir}))
-		b.Add(script.Chroot, b.CString("."))
 	}
 }

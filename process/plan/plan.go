@@ -35,8 +35,8 @@ const (
 	// Mappings says that the process is in a new user namespace, and needs its ids.
 	Mappings
 	// Supers says that the superblocks of the container's namespaces are made. The
-	// answer is the variable HOME, with its NUL, the root, and the terminal if
-	// there is one.
+	// answer is the variable HOME, with its NUL, the root, and the terminal or, if
+	// it is asked for with Options.Null, the container's /dev/null.
 	Supers
 	// Opened says that the context for a procfs is open, see ProcOpener.
 	Opened
@@ -74,8 +74,8 @@ type Options struct {
 	Visible      bool // the root file system is mounted on the host too, at rootfs in the bundle
 	// RootMounts make the root file system, as in the Create request.
 	RootMounts []mounts.RootMount
-	// Null says which of the descriptors 0, 1 and 2 are the host's /dev/null;
-	// the container's takes its place.
+	// Null says which of the descriptors 0, 1 and 2 are to become the container's
+	// /dev/null.
 	Null [3]bool
 	// Program is executed, if that is not the first argument of the process.
 	Program string

@@ -2,6 +2,7 @@ package plan
 
 import (
 	"flag"
+	"fmt"
 	"os"
 	"path/filepath"
 	"strings"
@@ -82,5 +83,32 @@ func golden(t *testing.T, name, got string) {
 	}
 	if got != string(want) {
 		t.Errorf("%s is not what is compiled now (make golden rewrites it; read the diff):\n%s", path, got)
+	}
+}
+
+// What an image says of its program and its PATH does not cost more than it is
+// long.
+func TestLookupIsBounded(t *testing.T) {
+	data, err := os.ReadFile("testdata/default.json")
+	if err != nil {
+		t.Fatal(err)
+	}
+	c, err := spec.Parse(data, "/bundle")
+	if err != nil {
+		t.Fatal(err)
+	}
+	var dirs []string
+	for i := range 1000 {
+		dirs = append(dirs, fmt.Sprintf("/%d", i))
+	}
+	for _, name := range []string{"x", strings.Repeat("x", nameMax), strings.Repeat("x", 128<<10)} {
+		for _, path := range []string{strings.Join(dirs, ":"), strings.Repeat(":", 1000), "/" + strings.Repeat("y", 120<<10)} {
+			p := *c.Process
+			p.Args, p.Env = []string{name}, []string{"PATH=" + path}
+			script, err := NewExec(c, "id", &p, nil, host, Options{}).Encode()
+			if limit := 5*(len(name)+len(path)) + len(dirs)*2*nameMax + 1000*(5*64+32) + 64<<10; err != nil || len(script) > limit {
+				t.Errorf("a name of %d and a PATH of %d bytes: %d, more than %d (%v)", len(name), len(path), len(script), limit, err)
+			}
+		}
 	}
 }

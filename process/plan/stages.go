@@ -104,13 +104,6 @@ func (b *builder) goOnInClone() {
 	b.Place(child)
 }
 
-// terminal makes the descriptor 0, 1 and 2.
-func (b *builder) terminal(slave script.Arg) {
-	for fd := range 3 {
-		b.Add(script.Dup3, slave, script.Int(fd), script.Int(0)).For("process.terminal")
-	}
-}
-
 // session makes the process the leader of a session, which has the terminal, if
 // there is one.
 func (b *builder) session() {

@@ -15,6 +15,10 @@ import (
 // MAX_ARG_STRLEN with the NUL.
 const maxString = 32*4096 - 1
 
+// maxPath is how many directories PATH may have. Each of them makes the plan longer,
+// which the shim's memory has to hold.
+const maxPath = 1024
+
 func checkProcess(p *specs.Process, field string) error {
 	if !filepath.IsAbs(p.Cwd) || strings.Contains(p.Cwd, "\x00") {
 		return Invalid(field+".cwd", "%q is not an absolute path", p.Cwd)
@@ -40,6 +44,9 @@ func checkProcess(p *specs.Process, field string) error {
 			return Invalid(at, "%.80q has no '='", kv)
 		case 0:
 			return Invalid(at, "%.80q has no name", kv)
+		}
+		if n := strings.Count(kv, ":"); strings.HasPrefix(kv, "PATH=") && n >= maxPath {
+			return Invalid(at, "PATH has %d directories, more than %d", n+1, maxPath)
 		}
 	}
 	if err := checkUser(&p.User, field+".user"); err != nil {

@@ -78,6 +78,7 @@ func TestParseRefuses(t *testing.T) {
 		{`"args"`, `"ioPriority": {"class": "X"}, "args"`, "process.ioPriority.class"},
 		{`"hostname"`, `"hooks": {"poststop": [{"path": "x"}]}, "hostname"`, "hooks.poststop[0].path"},
 		{`"hostname"`, `"hooks": {"prestart": [{"path": "/x", "timeout": 0}]}, "hostname"`, "hooks.prestart[0].timeout"},
+		{`"A=b"`, `"PATH=` + strings.Repeat(":", maxPath) + `"`, "process.env[0]"},
 		{`"root": {`, `"root": [`, "invalid spec: "},
 		{`"root": {"path": "rootfs"}`, `"root": 7`, "root"},
 	} {

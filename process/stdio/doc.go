@@ -11,7 +11,7 @@
 //
 // Copying costs one goroutine for each stream that is copied (stdout and
 // stderr are one stream if they go to the same file, and so they are with a
-// terminal), a logger costs two. They sleep in Go's poller, without a thread
+// terminal), and a logger costs one. They sleep in Go's poller, without a thread
 // and without a buffer.
 //
 // The held ends are why nothing breaks or is lost while no client is there: a

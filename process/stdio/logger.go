@@ -6,13 +6,14 @@ import (
 	"fmt"
 	"io"
 	"os"
-	"os/exec"
 	"sync"
 	"syscall"
 	"time"
 
 	"github.com/containerd/log"
 	"golang.org/x/sys/unix"
+
+	"github.com/myshim/myshim/process/kernel"
 )
 
 // Variables for the tests; they do not change otherwise.
@@ -62,15 +63,9 @@ func startLogger(ctx context.Context, t target, r Request, pipes [2]*os.File) (*
 	return l, nil
 }
 
-// An instance is one process of a logger.
-type instance struct {
-	cmd   *exec.Cmd
-	pidfd *os.File // readable when it has ended
-}
-
 // launch starts a process and waits until it is ready: with binary-v2 it has
 // written a byte to descriptor 5, with binary it may also just have closed it.
-func (l *logger) launch(ctx context.Context) (*instance, error) {
+func (l *logger) launch(ctx context.Context) (*kernel.Process, error) {
 	r, w, err := pipe()
 	if err != nil {
 		return nil, err
@@ -83,25 +78,25 @@ func (l *logger) launch(ctx context.Context) (*instance, error) {
 	}
 	defer ready.Close()
 
-	cmd := exec.CommandContext(l.ctx, l.target.path, l.target.args...)
-	cmd.Env = l.env
-	cmd.ExtraFiles = []*os.File{l.pipes[0], l.pipes[1], child}
-	cmd.SysProcAttr = &syscall.SysProcAttr{Setpgid: true}
-	cmd.Cancel = func() error { return cmd.Process.Signal(unix.SIGTERM) }
-	cmd.WaitDelay = termGrace
-	if err := cmd.Start(); err != nil {
-		return nil, fmt.Errorf("start logger: %w", err)
+	null, err := os.OpenFile(os.DevNull, os.O_RDWR, 0)
+	if err != nil {
+		return nil, err
+	}
+	defer null.Close()
+	var files []uintptr
+	for _, f := range []*os.File{null, null, null, l.pipes[0], l.pipes[1], child} {
+		files = append(files, f.Fd())
+	}
+	p, err := kernel.Start(l.target.path, append([]string{l.target.path}, l.target.args...), &syscall.ProcAttr{
+		Env: l.env, Files: files, Sys: &syscall.SysProcAttr{Setpgid: true},
+	})
+	if err != nil {
+		return nil, fmt.Errorf("logger: %w", err)
 	}
 	child.Close()
-	pidfd, err := unix.PidfdOpen(cmd.Process.Pid, unix.PIDFD_NONBLOCK)
-	if err != nil {
-		err = fmt.Errorf("pidfd_open: %w", err)
-	} else {
-		_ = ready.SetReadDeadline(time.Now().Add(readyTimeout))
-		defer context.AfterFunc(ctx, func() { _ = ready.SetReadDeadline(time.Unix(1, 0)) })()
-		_, err = ready.Read(make([]byte, 1))
-	}
-	p := &instance{cmd, os.NewFile(uintptr(pidfd), "pidfd")}
+	_ = ready.SetReadDeadline(time.Now().Add(readyTimeout))
+	defer context.AfterFunc(ctx, func() { _ = ready.SetReadDeadline(time.Unix(1, 0)) })()
+	_, err = ready.Read(make([]byte, 1))
 	switch {
 	case err == nil, errors.Is(err, io.EOF) && !l.target.strict:
 		return p, nil
@@ -112,14 +107,14 @@ func (l *logger) launch(ctx context.Context) (*instance, error) {
 	case errors.Is(err, os.ErrDeadlineExceeded):
 		err = fmt.Errorf("not ready after %s: %w", readyTimeout, err)
 	}
-	_ = cmd.Process.Kill()
-	go func() { _ = p.wait() }()
+	_ = p.Signal(unix.SIGKILL)
+	go func() { _ = l.wait(p) }()
 	return nil, fmt.Errorf("wait for logger: %w", err)
 }
 
 // supervise waits for the logger, and starts it again if it ends too early. In
 // the end it reads the pipes itself: the container must not stand still.
-func (l *logger) supervise(p *instance) {
+func (l *logger) supervise(p *kernel.Process) {
 	defer close(l.ended)
 	defer l.cancel()
 	logg := log.G(l.ctx).WithField("logger", l.target.path)
@@ -127,7 +122,7 @@ func (l *logger) supervise(p *instance) {
 	for try := 0; ; try++ {
 		began := time.Now()
 		if p != nil {
-			err = p.wait()
+			err = l.wait(p)
 		}
 		if l.ctx.Err() != nil || l.delivered() {
 			return
@@ -150,13 +145,25 @@ func (l *logger) supervise(p *instance) {
 	l.discard()
 }
 
-// wait is cmd.Wait without a thread that sleeps in it.
-func (p *instance) wait() error {
-	if raw, err := p.pidfd.SyscallConn(); err == nil {
-		_ = raw.Read(func(fd uintptr) bool { return readable(int(fd)) != 0 })
+// wait waits for the end of a process. When the logger is to end it gets SIGTERM,
+// and some time after that SIGKILL.
+func (l *logger) wait(p *kernel.Process) error {
+	defer p.Close()
+	ended := make(chan struct{})
+	defer close(ended)
+	defer context.AfterFunc(l.ctx, func() {
+		_ = p.Signal(unix.SIGTERM)
+		select {
+		case <-time.After(termGrace):
+			_ = p.Signal(unix.SIGKILL)
+		case <-ended:
+		}
+	})()
+	status, err := p.Wait()
+	if err == nil && status != 0 {
+		err = fmt.Errorf("exit status %d", status.ExitStatus())
 	}
-	p.pidfd.Close()
-	return p.cmd.Wait()
+	return err
 }
 
 // discard reads the pipes to their end, or until l.ctx is done.

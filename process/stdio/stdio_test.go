@@ -437,7 +437,7 @@ func TestCloseIsPrompt(t *testing.T) {
 	}
 }
 
-// One goroutine for each copied stream, two for a logger, none otherwise.
+// One goroutine for each copied stream, one for a logger, none otherwise.
 func TestIdleGoroutines(t *testing.T) {
 	in, out, err := fifo(t, "in"), fifo(t, "out"), fifo(t, "err")
 	dir := t.TempDir()
@@ -451,10 +451,10 @@ func TestIdleGoroutines(t *testing.T) {
 		"direct":             {Request{Stdin: in, Stdout: out, Stderr: err}, 0},
 		"copied":             {Request{Copy: true, Stdin: in, Stdout: out, Stderr: err}, 3},
 		"file":               {Request{Stdout: "file://" + dir + "/x"}, 1},
-		"logger":             {Request{Stdout: log, Stderr: log}, 2},
+		"logger":             {Request{Stdout: log, Stderr: log}, 1},
 		"terminal":           {Request{Terminal: true, Stdin: in, Stdout: out, Stderr: err}, 2},
 		"terminal, no stdin": {Request{Terminal: true, Stdout: out}, 1},
-		"terminal, logger":   {Request{Terminal: true, Stdout: log, Stderr: log}, 3},
+		"terminal, logger":   {Request{Terminal: true, Stdout: log, Stderr: log}, 2},
 	} {
 		before := runtime.NumGoroutine()
 		c.r.UID, c.r.GID = -1, -1

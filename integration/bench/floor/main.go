@@ -111,7 +111,10 @@ func start(in *launch.Init, p *plan.Create) error {
 	}
 	var root *os.File
 	err = init.EnterMounts(func() (err error) {
-		root, err = p.Mounts.Build(mounts.Builder{Supers: supers})
+		builder := mounts.Builder{Supers: supers}
+		if root, err = p.Mounts.Build(builder); err == nil {
+			err = p.Mounts.Finish(builder, root, nil)
+		}
 		return err
 	})
 	if err != nil {
