@@ -36,6 +36,8 @@ type Container struct {
 
 	unmounted chan struct{} // closed when the init has ended, and nothing here keeps its file system
 
+	opening chan struct{} // has what openInside is doing
+
 	updating sync.Mutex // one Update after the other; nothing else waits for it
 
 	mu    sync.Mutex

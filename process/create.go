@@ -150,7 +150,7 @@ func compile(config Config) (*Container, cgroup.Location, *plan.Create, error) {
 		return fail(err)
 	}
 	s.Process.Terminal = config.Stdio.Terminal
-	c := &Container{Config: config, spec: s, pause: Running, execs: map[string]*Process{}, unmounted: make(chan struct{})}
+	c := &Container{Config: config, spec: s, pause: Running, execs: map[string]*Process{}, unmounted: make(chan struct{}), opening: make(chan struct{}, maxOpening)}
 	c.Init = &Process{Container: c, Stdio: config.Stdio, spec: s.Process, exited: make(chan struct{})}
 	c.alive, c.die = context.WithCancel(context.Background())
 	if c.filter, err = seccomp.Filters.Compile(s.Linux.Seccomp); err != nil {

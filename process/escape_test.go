@@ -483,11 +483,12 @@ func TestHostilePasswd(t *testing.T) {
 		"one line": func(path string) error {
 			return os.WriteFile(path, []byte(strings.Repeat("x", 8<<20)), 0o644)
 		},
-		"FIFO":    func(path string) error { return unix.Mkfifo(path, 0o666) },
-		"a link":  func(path string) error { return os.Symlink("/proc/kmsg", path) },
-		"a loop":  func(path string) error { return os.Symlink("passwd", path) },
-		"a dir":   func(path string) error { return os.Mkdir(path, 0o755) },
-		"outside": func(path string) error { return os.Symlink("../../../../../../../../etc/passwd", path) },
+		"FIFO":     func(path string) error { return unix.Mkfifo(path, 0o666) },
+		"a link":   func(path string) error { return os.Symlink("/proc/kmsg", path) },
+		"a device": func(path string) error { return unix.Mknod(path, unix.S_IFBLK|0o666, int(unix.Mkdev(7, 77))) },
+		"a loop":   func(path string) error { return os.Symlink("passwd", path) },
+		"a dir":    func(path string) error { return os.Mkdir(path, 0o755) },
+		"outside":  func(path string) error { return os.Symlink("../../../../../../../../etc/passwd", path) },
 	} {
 		t.Run(name, func(t *testing.T) {
 			cfg, _ := config(t, func(s *specs.Spec) { s.Process.User.UID = 33 }, "env")
@@ -510,7 +511,29 @@ func TestHostilePasswd(t *testing.T) {
 			if text, _ := os.ReadFile(out); !strings.HasSuffix(string(text), "HOME=/\n") {
 				t.Errorf("environment %q", text)
 			}
+			// Who opens that node has the kernel make a loop device.
+			if _, err := os.Stat("/sys/block/loop77"); err == nil {
+				t.Error("the device is opened")
+			}
 		})
+	}
+	// Who opens the device as one opens files makes a loop device, unless the kernel
+	// has no such thing.
+	node := filepath.Join(t.TempDir(), "passwd")
+	if err := unix.Mknod(node, unix.S_IFBLK|0o666, int(unix.Mkdev(7, 77))); err != nil {
+		t.Fatal(err)
+	}
+	if f, err := os.OpenFile(node, os.O_RDONLY|unix.O_NONBLOCK, 0); err == nil {
+		f.Close()
+	}
+	if _, err := os.Stat("/sys/block/loop77"); err != nil {
+		t.Log("no loop device comes of its node here")
+	} else if control, err := os.Open("/dev/loop-control"); err == nil {
+		const loopRemove = 0x4c81
+		if err := unix.IoctlSetInt(int(control.Fd()), loopRemove, 77); err != nil {
+			t.Error(err)
+		}
+		control.Close()
 	}
 	// Who reads it as one reads files waits for ever.
 	fifo := filepath.Join(t.TempDir(), "passwd")
@@ -533,6 +556,33 @@ func TestHostilePasswd(t *testing.T) {
 	}
 	w.Close()
 	<-read
+}
+
+// A container whose files do not open, as those on its own FUSE do not if it likes,
+// holds only so many threads of the shim, and only its own execs back.
+func TestUnansweringFiles(t *testing.T) {
+	cfg, _ := config(t, nil, "sleep")
+	c := create(t, cfg)
+	start(t, c)
+	for range maxOpening {
+		c.opening <- struct{}{}
+	}
+	p, err := c.Exec("e", &specs.Process{Cwd: "/", Args: []string{"/test", "true"}, Env: []string{"INSIDE=1"}}, stdio.Request{})
+	if err != nil {
+		t.Fatal(err)
+	}
+	ctx, cancel := context.WithTimeout(t.Context(), 50*time.Millisecond)
+	defer cancel()
+	if err := c.StartExec(ctx, p); !errors.Is(err, context.DeadlineExceeded) || !strings.Contains(err.Error(), "does not answer") {
+		t.Errorf("start: %v", err)
+	}
+	if err := c.DeleteExec(t.Context(), p); err != nil {
+		t.Error(err)
+	}
+	<-c.opening
+	if got := execOutput(t, c, &specs.Process{Cwd: "/", Args: []string{"/test", "id"}, Env: []string{"INSIDE=1"}}); got != "0 0 []\n" {
+		t.Errorf("output %q", got)
+	}
 }
 
 // Somebody kills the process that waits for Start.

@@ -83,26 +83,19 @@ func (c *Container) startExec(ctx context.Context, p *Process) (*kernel.Process,
 	if err := p.attach(streams); err != nil {
 		return nil, err
 	}
-	var terminal []int
-	if p.Stdio.Terminal {
-		slave, err := c.openTerminal(p, root)
-		if err != nil {
-			return nil, err
-		}
-		defer slave.Close()
-		terminal = []int{int(slave.Fd())}
+	in, err := c.openInside(ctx, p, root)
+	if err != nil {
+		return nil, err
 	}
-	e := entry{process: p.spec, files: streams.Files(), root: root, terminal: terminal}
-	for i, null := range p.Stdio.Null() {
-		if !null {
-			continue
+	defer in.close()
+	e := entry{process: p.spec, files: streams.Files(), root: root, home: in.home}
+	for i, null := range in.nulls {
+		if null != nil {
+			e.files[i] = null
 		}
-		// The container's own, unless it has made something else of it.
-		own, err := mounts.OpenNull(root, []int{os.O_RDONLY, os.O_WRONLY, os.O_WRONLY}[i])
-		if err == nil {
-			defer own.Close()
-			e.files[i] = own
-		}
+	}
+	if in.terminal != nil {
+		e.terminal = []int{int(in.terminal.Fd())}
 	}
 	k, err := c.enter(ctx, e, c.group.Join)
 	if outOfCgroup(err) {
@@ -113,6 +106,73 @@ func (c *Container) startExec(ctx context.Context, p *Process) (*kernel.Process,
 	}
 	streams.Started()
 	return k, nil
+}
+
+// borrowed is what an exec needs of the container's files.
+type borrowed struct {
+	home     []byte
+	terminal *os.File    // nil without one
+	nulls    [3]*os.File // the container's /dev/null for streams that are null
+}
+
+func (in *borrowed) close() {
+	for _, f := range append(in.nulls[:], in.terminal) {
+		f.Close() // no harm if it is nil
+	}
+}
+
+// maxOpening is how many execs of a container open files of it at the same time.
+const maxOpening = 8
+
+// openInside opens what the exec needs. That may be on a file system of the
+// container's own, which never answers (fuse(4)): when ctx is done it is left
+// behind, with a thread of the shim, and not more than maxOpening times.
+func (c *Container) openInside(ctx context.Context, p *Process, root *os.File) (*borrowed, error) {
+	root, err := duplicate(root)
+	if err != nil {
+		return nil, err
+	}
+	select {
+	case c.opening <- struct{}{}:
+	case <-ctx.Done():
+		return nil, errors.Join(fmt.Errorf("the container's file system does not answer: %w", ctx.Err()), root.Close())
+	}
+	var in *borrowed
+	opened := make(chan error, 1)
+	go func() {
+		var err error
+		in, err = c.lookInside(p, root)
+		opened <- errors.Join(err, root.Close())
+		<-c.opening
+	}()
+	select {
+	case err := <-opened:
+		return in, err
+	case <-ctx.Done():
+		go func() {
+			if <-opened == nil {
+				in.close()
+			}
+		}()
+		return nil, fmt.Errorf("the container's file system does not answer: %w", ctx.Err())
+	}
+}
+
+func (c *Container) lookInside(p *Process, root *os.File) (*borrowed, error) {
+	in := &borrowed{home: homeVariable(root, p.spec)}
+	for i, null := range p.Stdio.Null() {
+		if null { // unless it has made something else of it
+			in.nulls[i], _ = mounts.OpenNull(root, []int{os.O_RDONLY, os.O_WRONLY, os.O_WRONLY}[i])
+		}
+	}
+	if p.Stdio.Terminal {
+		var err error
+		if in.terminal, err = c.openTerminal(p, root); err != nil {
+			in.close()
+			return nil, err
+		}
+	}
+	return in, nil
 }
 
 // initGone says whether the namespaces could not be entered because the init has
@@ -135,6 +195,7 @@ type entry struct {
 	program  string      // to be executed, if that is not the first argument
 	files    [3]*os.File // nil with a terminal
 	root     *os.File    // the container's
+	home     []byte      // see homeVariable
 	terminal []int       // its descriptor, if there is one
 }
 
@@ -177,7 +238,7 @@ func (c *Container) enter(ctx context.Context, e entry, open func() (cgroup.Join
 	if err := c.record.RDT.Join(l.Process().PID); err != nil {
 		return nil, err
 	}
-	if err := l.Go(homeVariable(e.root, e.process), e.terminal...); err != nil {
+	if err := l.Go(e.home, e.terminal...); err != nil {
 		return nil, err
 	}
 	if err := l.execute(ctx); err != nil {

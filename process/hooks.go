@@ -238,5 +238,6 @@ func (c *Container) enterAsInit(ctx context.Context, program string, args, env [
 		return nil, err
 	}
 	defer root.Close()
-	return c.enter(ctx, entry{process: &process, program: program, files: files, root: root}, c.group.Join)
+	e := entry{process: &process, program: program, files: files, root: root, home: homeVariable(root, &process)}
+	return c.enter(ctx, e, c.group.Join)
 }

@@ -45,6 +45,26 @@ func (r Root) open(name string, flags int, mode uint32, resolve uint64) (*os.Fil
 	return nil, &os.PathError{Op: "open", Path: name, Err: errors.New("it is being renamed all the time")}
 }
 
+// OpenRegular opens a regular file for reading. Nothing else is opened, which for
+// a device, a FIFO or a file of the kernel's (as /proc/kmsg is, which takes what it
+// gives from others) may do something, or never return.
+func (r Root) OpenRegular(name string) (*os.File, error) {
+	node, err := r.Open(name, unix.O_PATH)
+	if err != nil {
+		return nil, err
+	}
+	defer node.Close()
+	var st unix.Stat_t
+	var fs unix.Statfs_t
+	if err := errors.Join(unix.Fstat(int(node.Fd()), &st), unix.Fstatfs(int(node.Fd()), &fs)); err != nil {
+		return nil, &os.PathError{Op: "stat", Path: name, Err: err}
+	}
+	if st.Mode&unix.S_IFMT != unix.S_IFREG || fs.Type == unix.PROC_SUPER_MAGIC || fs.Type == unix.SYSFS_MAGIC {
+		return nil, &os.PathError{Op: "open", Path: name, Err: errors.New("it is no regular file")}
+	}
+	return os.Open(fmt.Sprintf("/proc/thread-self/fd/%d", node.Fd()))
+}
+
 // openPlain opens a path that must have no symbolic links in it.
 func (r Root) openPlain(name string) (*os.File, error) {
 	return r.open(name, unix.O_PATH|unix.O_NOFOLLOW, 0, unix.RESOLVE_NO_SYMLINKS)
