@@ -43,11 +43,16 @@ func (m *making) openProcInside(ctx context.Context) (_ *os.File, err error) {
 	defer func() { err = errors.Join(err, l.Kill()) }()
 	var proc *os.File
 	l.answer = func(context.Context, plan.Report) (err error) {
-		proc, err = l.Process().Descriptor(int(opener.Context.Value(l.report)), "procfs")
-		return err
+		if proc, err = l.Process().Descriptor(int(opener.Context.Value(l.report)), "procfs"); err != nil {
+			return err
+		}
+		return kernel.VerifyProc(proc)
 	}
 	for proc == nil {
 		if _, err := l.walk(ctx); err != nil {
+			if proc != nil {
+				err = errors.Join(err, proc.Close())
+			}
 			return nil, fmt.Errorf("open a procfs in %s: %w", pids.Path, err)
 		}
 	}

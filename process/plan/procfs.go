@@ -24,8 +24,9 @@ type ProcOpener struct {
 // opens its context. Others in there see it, and with CAP_SYS_PTRACE can do with
 // it as they like. So what it has by then is worth nothing: no descriptor but its
 // socket's, an empty root, and a filter that lets it open contexts, for which it
-// takes CAP_SYS_ADMIN, and nothing else. What comes of the context is up to the
-// shim, from outside.
+// takes CAP_SYS_ADMIN, and nothing else. Which file system that is a context of
+// cannot be seen by a filter: the shim looks (kernel.VerifyProc) before it makes
+// anything of it.
 func NewProcOpener(pids specs.LinuxNamespace, host Host) (*ProcOpener, error) {
 	filter, err := seccomp.Compile(&specs.LinuxSeccomp{
 		DefaultAction: specs.ActKillProcess,
