@@ -229,7 +229,7 @@ func (m *making) answer(ctx context.Context, r plan.Report) error {
 	case plan.Scheduler:
 		return m.start.setScheduler(m.spec.Process.Scheduler)
 	case plan.Listener:
-		if m.spec.Process.NoNewPrivileges { // then the filter is the last thing, at the start
+		if m.Init.starting() { // with no_new_privs the filter may be the last thing
 			return m.takeListener(ctx, m.start, specs.StateCreated)
 		}
 		return m.takeListener(ctx, m.start, specs.StateCreating)

@@ -113,7 +113,13 @@ func probe(pid int, host string, seen map[string]int) {
 	try("more rights", func() error { // which everybody may know of
 		permitted, filter := rights(dir)
 		own, _ := rights("/proc/self/")
-		if permitted&^own == 0 || filter == 2 {
+		if permitted&^own == 0 || filter == unix.SECCOMP_MODE_FILTER {
+			return os.ErrNotExist
+		}
+		return nil
+	})
+	try("unfiltered", func() error {
+		if _, filter := rights(dir); filter == unix.SECCOMP_MODE_FILTER {
 			return os.ErrNotExist
 		}
 		return nil
@@ -151,6 +157,7 @@ func spied(t *testing.T, caps []string, do func(c *Container)) []string {
 	t.Helper()
 	cfg, _ := config(t, func(s *specs.Spec) {
 		s.Process.Capabilities = &specs.LinuxCapabilities{Bounding: caps, Permitted: caps, Effective: caps}
+		s.Linux.Seccomp = &specs.LinuxSeccomp{DefaultAction: specs.ActAllow, Syscalls: []specs.LinuxSyscall{{Names: []string{"acct"}, Action: specs.ActErrno}}}
 	}, "spy", "1000", t.TempDir())
 	out := filepath.Join(t.TempDir(), "out")
 	cfg.Stdio = stdio.Request{Stdout: "file://" + out}
@@ -238,6 +245,7 @@ func TestSpy(t *testing.T) {
 					s.Linux.Namespaces[i].Path = fmt.Sprintf("/proc/%d/ns/pid", c.Init.State().PID)
 				}
 			}
+			s.Linux.Seccomp = c.spec.Linux.Seccomp
 		}, "sleep")
 		member, err := Create(t.Context(), cfg)
 		if err != nil {
@@ -269,7 +277,7 @@ func TestSpy(t *testing.T) {
 	})
 	// What enters the namespace first, and then makes the container.
 	t.Run("naive", func(t *testing.T) {
-		until(t, tracer, func(c *Container) { enterEarly(t, c) }, "runtime root of the host", "runtime more rights")
+		until(t, tracer, func(c *Container) { enterEarly(t, c) }, "runtime root of the host", "runtime more rights", "runtime unfiltered")
 	})
 }
 

@@ -105,7 +105,7 @@ func NewCreate(c *spec.Container, id string, filter *seccomp.Filter, host Host, 
 	b.closeFrom(script.ScriptFD, "mounts and root are in place")
 	b.become(c.Linux, last)
 	b.report(Ready)
-	if b.filterLetsWait() {
+	if !b.loaded && b.filterLetsWait() {
 		b.seccomp()
 	}
 	b.Wait()

@@ -83,15 +83,16 @@ func (b *builder) affinity(list, field string) {
 
 // become makes the process who it will be, in the filter that it will have if
 // that needs a privilege. If it enters the pid namespace, of which its children
-// are already, it does so only with no more rights than the container has: others
-// can see it in there.
+// are already, it does so only with no more rights than the container has, and in
+// its filter: others can see it in there.
 func (b *builder) become(linux *specs.Linux, enters bool) {
 	b.person(linux)
 	b.credentials()
 	b.lookup()
 	confined := enters && b.filterLetsEnter()
 	if confined {
-		b.confine()
+		b.seccomp()
+		b.drop()
 	}
 	if enters {
 		b.enterPIDs()
@@ -101,22 +102,24 @@ func (b *builder) become(linux *specs.Linux, enters bool) {
 		b.Wait()
 	}
 	b.session()
-	if !confined {
+	if confined {
+		b.listener() // now that it is the process that it will be
+	} else if !b.process.NoNewPrivileges { // else see execute
 		b.confine()
 	}
 }
 
 // filterLetsEnter says whether a process with the filter can still enter the pid
-// namespace. If not it has to be there when it loads the filter, with the
-// privilege that this takes.
+// namespace, and what comes after that. If not it has to be there when it loads the
+// filter, with the privilege that this may take.
 func (b *builder) filterLetsEnter() bool {
-	lets := b.filter.Allows(unix.SYS_CLONE, unix.CLONE_PARENT) && b.filter.Allows(unix.SYS_EXIT_GROUP) &&
-		b.filter.Allows(unix.SYS_WRITE, script.ControlFD) && b.filter.Allows(unix.SYS_SETSID)
+	lets := b.filter.Allows(unix.SYS_CLONE, unix.CLONE_PARENT) && b.filter.Allows(unix.SYS_EXIT_GROUP) && b.filter.Allows(unix.SYS_SETSID) &&
+		b.filter.Allows(unix.SYS_WRITE, script.ControlFD) && b.filter.Allows(unix.SYS_READ, script.ControlFD)
 	if b.process.Terminal {
 		lets = lets && b.filter.Allows(unix.SYS_IOCTL, 0, unix.TIOCSCTTY)
 	}
-	if b.process.Scheduler != nil {
-		lets = lets && b.filter.Allows(unix.SYS_READ, script.ControlFD)
+	if b.loader {
+		lets = lets && b.filter.Allows(unix.SYS_CAPSET)
 	}
 	return lets
 }
@@ -227,10 +230,13 @@ func (b *builder) capabilities(available uint64) {
 // is left to do than what nobody does without, so profiles from before openat2
 // and faccessat2 are no obstacle.
 func (b *builder) confine() {
-	if b.process.NoNewPrivileges {
-		return // see execute
-	}
 	b.seccomp()
+	b.listener()
+	b.drop()
+}
+
+// drop gives up what it took to load the filter.
+func (b *builder) drop() {
 	if b.loader {
 		b.capset(b.sets).Because("CAP_SYS_ADMIN was for the filter")
 	}
@@ -281,8 +287,7 @@ func (b *builder) filterLetsWait() bool {
 	return b.process.NoNewPrivileges && b.filter != nil && !b.filter.Listener() && b.filter.Allows(unix.SYS_READ, script.ControlFD)
 }
 
-// seccomp loads the filter, once. If it has a listener, that is reported for the shim
-// to take, with no more calls than have to be: each of them is filtered already.
+// seccomp loads the filter, once.
 func (b *builder) seccomp() {
 	f := b.filter
 	if f == nil || b.loaded {
@@ -297,6 +302,13 @@ func (b *builder) seccomp() {
 		script.Flags(f.Flags, at("%#x", f.Flags)), b.Bytes(fprog, program.Text())).For("linux.seccomp")
 	if f.Listener() {
 		step.Into(b.Listener)
+	}
+}
+
+// listener reports the listener of a filter that is loaded, for the shim to take:
+// after no more calls than have to be, as each of them is filtered already.
+func (b *builder) listener() {
+	if b.filter != nil && b.filter.Listener() {
 		b.report(Listener)
 		b.Wait()
 	}

@@ -115,8 +115,9 @@ func (b *builder) session() {
 
 // execute is how every script ends.
 func (b *builder) execute() {
-	if b.process.NoNewPrivileges {
+	if b.process.NoNewPrivileges && !b.loaded {
 		b.seccomp()
+		b.listener()
 	}
 	b.Add(script.Execve, b.path.Arg(), b.Strings(b.process.Args, ""), b.environment()).Fails(at("exec %q", b.process.Args[0]))
 	b.End()
