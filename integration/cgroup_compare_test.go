@@ -9,6 +9,7 @@ import (
 	"os/exec"
 	"path/filepath"
 	"regexp"
+	"runtime"
 	"slices"
 	"strings"
 	"testing"
@@ -143,7 +144,7 @@ func randomLimits(rng *rand.Rand) *specs.LinuxResources {
 		r.CPU.Quota = pick(-1, int64(*r.CPU.Period), int64(*r.CPU.Period)/2)
 	}
 	if rng.IntN(2) == 0 {
-		r.CPU.Cpus, r.CPU.Mems = []string{"0", "0-1"}[rng.IntN(2)], "0"
+		r.CPU.Cpus, r.CPU.Mems = []string{"0", fmt.Sprint("0-", runtime.NumCPU()-1)}[rng.IntN(2)], "0"
 	}
 	return r
 }

@@ -176,10 +176,11 @@ func (c *Container) lookInside(p *Process, root *os.File) (*borrowed, error) {
 }
 
 // initGone says whether the namespaces could not be entered because the init has
-// ended, which may be known here before its end is.
+// ended, which may be known here before its end is: a pid namespace without one
+// takes no more processes (alloc_pid in kernel/pid.c).
 func initGone(err error) bool {
 	step, ok := errors.AsType[*launch.StepError](err)
-	return ok && step.Step.Calls(script.Setns) && step.Err == unix.ESRCH
+	return ok && (step.Step.Calls(script.Setns) && step.Err == unix.ESRCH || step.Step.Calls(script.Clone) && step.Err == unix.ENOMEM)
 }
 
 // outOfCgroup says whether a process could not be born in the container's cgroup

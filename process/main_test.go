@@ -174,10 +174,12 @@ func leaks(before int) string {
 		if now := descriptors(); now > before+kept {
 			left = append(left, fmt.Sprintf("%d descriptors", now-before))
 		}
-		groups, _ := filepath.Glob("/sys/fs/cgroup/*/" + cgroupParent() + "/*")
-		for _, g := range groups {
-			if info, err := os.Stat(g); err == nil && info.IsDir() {
-				left = append(left, g)
+		for _, parent := range parents() {
+			entries, _ := os.ReadDir(parent)
+			for _, e := range entries {
+				if e.IsDir() {
+					left = append(left, filepath.Join(parent, e.Name()))
+				}
 			}
 		}
 		if len(left) == 0 {
@@ -193,10 +195,15 @@ func leaks(before int) string {
 
 func cgroupParent() string { return fmt.Sprintf("myshim-test-%d", os.Getpid()) }
 
+// parents are where the containers' cgroups are, in each hierarchy.
+func parents() []string {
+	v1, _ := filepath.Glob("/sys/fs/cgroup/*/" + cgroupParent())
+	return append(v1, "/sys/fs/cgroup/"+cgroupParent())
+}
+
 func removeParents() {
-	groups, _ := filepath.Glob("/sys/fs/cgroup/*/" + cgroupParent())
-	for _, g := range append(groups, "/sys/fs/cgroup/"+cgroupParent()) {
-		_ = os.Remove(g)
+	for _, parent := range parents() {
+		_ = os.Remove(parent)
 	}
 }
 

@@ -175,6 +175,17 @@ func eventually(t testing.TB, what string, f func() bool) {
 	t.Fatalf("%s: not within 10s", what)
 }
 
+// cpus is the list of a machine's CPUs, and lastCPU the last of them: there may
+// be one only.
+func cpus() string {
+	if lastCPU() == "0" {
+		return "0"
+	}
+	return "0-" + lastCPU()
+}
+
+func lastCPU() string { return strconv.Itoa(runtime.NumCPU() - 1) }
+
 func location(t testing.TB, name string) Location {
 	t.Helper()
 	l, err := Resolve(base+"/"+name, "id", false)

@@ -167,7 +167,7 @@ func randomResources(rng *rand.Rand, update, idle bool) *specs.LinuxResources {
 			burst := some[uint64](rng, 0, 500, 1000)
 			r.CPU.Burst = &burst
 		})
-		maybe(func() { r.CPU.Cpus = some(rng, "0", "0-1", "1") })
+		maybe(func() { r.CPU.Cpus = some(rng, "0", cpus(), lastCPU()) })
 		maybe(func() { r.CPU.Mems = "0" })
 		if idle && r.CPU.Shares == nil && rng.IntN(10) == 0 {
 			n := some[int64](rng, 0, 1)

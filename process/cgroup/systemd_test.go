@@ -92,9 +92,10 @@ func sameUnits(t testing.TB, ours, theirs string) {
 
 func TestScope(t *testing.T) {
 	needSystemd(t)
-	r := resources(t, `{"memory": {"limit": 67108864, "swap": 67108864}, "cpu": {"quota": 33333, "period": 100000, "shares": 512, "cpus": "0-1"}, "pids": {"limit": 100},
+	r := resources(t, `{"memory": {"limit": 67108864, "swap": 67108864}, "cpu": {"quota": 33333, "period": 100000, "shares": 512}, "pids": {"limit": 100},
 		"devices": [{"allow": false, "access": "rwm"}, {"allow": true, "type": "c", "major": 1, "minor": 11, "access": "r"}],
 		"unified": {"memory.high": "50000000"}}`)
+	r.CPU.Cpus = cpus()
 	if l := location(t, ""); !l.V2() {
 		r.Unified = nil
 	}
@@ -114,7 +115,7 @@ func TestScope(t *testing.T) {
 	unit := show(t, g.Unit)
 	for name, want := range map[string]string{
 		"Delegate": "yes", "TasksMax": "100", "Slice": testSlice, "CPUQuotaPerSecUSec": "340ms", "CPUQuotaPeriodUSec": "100ms",
-		"AllowedCPUs": "0-1", "DevicePolicy": "strict", "TimeoutStopUSec": "7s", "ActiveState": "active",
+		"AllowedCPUs": cpus(), "DevicePolicy": "strict", "TimeoutStopUSec": "7s", "ActiveState": "active",
 	} {
 		equal(t, name, unit[name], want)
 	}
