@@ -369,6 +369,46 @@ func TestCopyUpOfLinks(t *testing.T) {
 	})
 }
 
+// The same, while another container with the volume swaps a directory of it for a
+// link.
+func TestCopyUpRace(t *testing.T) {
+	race := func(limit time.Duration, one func(rootfs string) error) (bool, error) {
+		copied := 0
+		for end := time.Now().Add(limit); time.Now().Before(end) || copied == 0; {
+			host, rootfs := image(t, "proc/", "data/dir/file", "link -> HOST/outside", "host:outside/secret")
+			stop := swap(rootfs+"/data/dir", rootfs+"/link")
+			err := one(rootfs)
+			stop()
+			if fileSystem(rootfs+"/data") == unix.TMPFS_MAGIC {
+				copied++
+				if info, err := os.Lstat(rootfs + "/data/dir"); err == nil && info.IsDir() && contains(rootfs+"/data/dir/secret", "secret") {
+					return true, nil
+				}
+			}
+			_ = unix.Unmount(rootfs+"/data", unix.MNT_DETACH)
+			_ = unix.Unmount(rootfs, unix.MNT_DETACH)
+			if time.Since(end) > 10*time.Second {
+				return false, errors.Join(errors.New("nothing was copied at all"), err)
+			}
+			if err := os.RemoveAll(host); err != nil {
+				return false, err
+			}
+		}
+		return false, nil
+	}
+	attack(t, func() (bool, error) {
+		return race(untilItWorks, func(rootfs string) error {
+			tmpfs := t.TempDir()
+			from := os.DirFS(rootfs + "/data")
+			return errors.Join(os.CopyFS(tmpfs, from), unix.Mount("tmpfs", rootfs+"/data", "tmpfs", 0, ""), os.CopyFS(rootfs+"/data", os.DirFS(tmpfs)))
+		})
+	}, func() (bool, error) {
+		return race(*raceTime, func(rootfs string) error {
+			return tryBuild(container(mounting(specs.Mount{Destination: "/data", Type: "tmpfs", Source: "tmpfs", Options: []string{"tmpcopyup"}})), rootfs)
+		})
+	})
+}
+
 // Without a cgroup namespace, a new mount of cgroup2 is one of the host's, and
 // takes its options along (runc issue 5258): there is to be none.
 func TestCgroup2OfTheHost(t *testing.T) {

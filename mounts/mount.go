@@ -19,6 +19,7 @@ type mount struct {
 	options Options
 	label   string // SELinux context of its files, if any
 	super   int    // index in Plan.Supers, -1 if the superblock is made by do
+	memory  int64  // limit of the container in bytes, if there is one, see copyUp
 	outside bool   // it is a procfs of a pid namespace in which is nobody to make it
 }
 
@@ -124,7 +125,7 @@ func (m *mount) place(t *tree) error {
 		defer made.Close()
 	}
 	if m.options.CopyUp {
-		if err := copyUp(dest, made); err != nil {
+		if err := copyUp(dest, made, m.memory); err != nil {
 			return fmt.Errorf("tmpcopyup: %w", err)
 		}
 	}

@@ -165,9 +165,10 @@ func Compile(c Config) (*Plan, error) {
 			o.Attrs.Set &^= unix.MOUNT_ATTR_RDONLY
 			seals = append(seals, &seal{field: field, dest: dest})
 		}
-		new := &mount{field: field, dest: dest, kind: m.Type, source: m.Source, options: o, label: mountLabel(m.Type, linux)}
-		new.outside = m.Type == "proc" && c.EntersLast
-		p.addMount(new, userns)
+		p.addMount(&mount{
+			field: field, dest: dest, kind: m.Type, source: m.Source, options: o, label: mountLabel(m.Type, linux),
+			memory: memoryLimit(linux), outside: m.Type == "proc" && c.EntersLast,
+		}, userns)
 	}
 
 	if !devBound {
@@ -266,6 +267,13 @@ func mountLabel(kind string, linux *specs.Linux) string {
 		return "" // they have labels of their own
 	}
 	return linux.MountLabel
+}
+
+func memoryLimit(linux *specs.Linux) int64 {
+	if r := linux.Resources; r != nil && r.Memory != nil && r.Memory.Limit != nil {
+		return *r.Memory.Limit
+	}
+	return 0
 }
 
 func has(linux *specs.Linux, kind specs.LinuxNamespaceType) bool {
