@@ -8,11 +8,13 @@ import (
 	"path/filepath"
 	"slices"
 	"strings"
+	"sync"
 
 	"github.com/containerd/log"
 	"github.com/opencontainers/runtime-spec/specs-go"
 
 	"github.com/myshim/myshim/mounts"
+	"github.com/myshim/myshim/process/caps"
 	"github.com/myshim/myshim/process/cgroup"
 	"github.com/myshim/myshim/process/kernel"
 	"github.com/myshim/myshim/process/launch"
@@ -126,10 +128,7 @@ func (c *Container) createRDT(r *specs.LinuxIntelRdt) error {
 
 // holdProcess starts a process that does nothing but wait.
 func holdProcess() (pid int, release func(), err error) {
-	s := script.New()
-	s.Wait()
-	s.End()
-	in, err := launchAlone(s)
+	in, err := waiting(script.New())
 	if err != nil {
 		return 0, nil, err
 	}
@@ -156,7 +155,7 @@ func compile(config Config) (*Container, cgroup.Location, *plan.Create, error) {
 	if c.filter, err = seccomp.Filters.Compile(s.Linux.Seccomp); err != nil {
 		return fail(err)
 	}
-	if err := errors.Join(checkFilter(c.filter), checkLabels(s.Process)); err != nil {
+	if err := errors.Join(checkFilter(c.filter), checkLabels(s.Process), checkJoined(s.Linux)); err != nil {
 		return fail(err)
 	}
 	location, err := cgroup.Resolve(s.Linux.CgroupsPath, c.ID, c.SystemdCgroup)
@@ -271,11 +270,7 @@ func (m *making) limit() error {
 		return err
 	}
 	if m.delegates() {
-		owner, err := m.owner(m.init.PID)
-		if err != nil {
-			return err
-		}
-		if err := m.group.Delegate(owner.uid); err != nil {
+		if err := m.group.Delegate(rootID(m.spec.Linux.UIDMappings)); err != nil {
 			return err
 		}
 	}
@@ -306,12 +301,8 @@ func (m *making) build(ctx context.Context, limited <-chan error) (stream *os.Fi
 		}
 		defer supers[i].Close()
 	}
-	owner, err := m.owner(m.init.PID)
-	if err != nil {
-		return nil, errors.Join(err, <-limited)
-	}
 	builder := mounts.Builder{
-		Supers: supers, OwnerUID: owner.uid, OwnerGID: owner.gid,
+		Supers: supers, OwnerUID: rootID(m.spec.Linux.UIDMappings), OwnerGID: rootID(m.spec.Linux.GIDMappings),
 		OpenProc: func() (*os.File, error) { return m.openProc(ctx) }, UserNS: m.userNamespace,
 	}
 	hooked := m.hooked(prestart, createRuntime, createContainer)
@@ -396,6 +387,9 @@ func (m *making) explain(err error) error {
 	defer context.Close()
 	return mounts.Explain(int(context.Fd()), err)
 }
+
+// ownCapabilities are those that this process can hand to a container.
+var ownCapabilities = sync.OnceValues(caps.Own)
 
 // hostOf is what a plan must know of the host.
 func hostOf(l cgroup.Location) (plan.Host, error) {

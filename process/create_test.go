@@ -49,9 +49,9 @@ func TestCreateFails(t *testing.T) {
 		"inside proc":     {add(specs.Mount{Destination: "/proc/self/attr", Type: "tmpfs"}), "is inside /proc", spec.ErrInvalid},
 		"fake proc":       {add(specs.Mount{Destination: "/proc", Type: "tmpfs"}), "not of type proc", spec.ErrInvalid},
 		"file over dir":   {add(specs.Mount{Destination: "/proc/cpuinfo", Source: "/etc", Options: []string{"bind"}}), "the source is a directory and the destination is not", unix.ENOTDIR},
-		"namespace":       {namespace(specs.NetworkNamespace, "/no/netns"), "linux.namespaces (network, /no/netns)", spec.ErrInvalid},
-		"other namespace": {namespace(specs.NetworkNamespace, "/proc/self/ns/ipc"), "it is not a namespace of that type", spec.ErrInvalid},
-		"not a namespace": {namespace(specs.IPCNamespace, "/dev/null"), "it is not a namespace of that type", spec.ErrInvalid},
+		"namespace":       {namespace(specs.NetworkNamespace, "/no/netns"), "linux.namespaces[4].path: open /no/netns: no such file", spec.ErrInvalid},
+		"other namespace": {namespace(specs.NetworkNamespace, "/proc/self/ns/ipc"), "/proc/self/ns/ipc is not a namespace of type network", spec.ErrInvalid},
+		"not a namespace": {namespace(specs.IPCNamespace, "/dev/null"), "/dev/null is not a namespace of type ipc", spec.ErrInvalid},
 		"cgroup":          {func(s *specs.Spec) { s.Linux.CgroupsPath = "/x/../../y" }, "linux.cgroupsPath", spec.ErrInvalid},
 		"sysctl":          {func(s *specs.Spec) { s.Linux.Sysctl = map[string]string{"net.ipv4.nope": "1"} }, "linux.sysctl[net.ipv4.nope]", unix.ENOENT},
 		"cwd":             {func(s *specs.Spec) { s.Process.Cwd = "/proc/self/fd/3" }, "process.cwd", nil},
@@ -153,4 +153,31 @@ func program(t *testing.T) []byte {
 		t.Fatal(err)
 	}
 	return self
+}
+
+// A cgroup is handed to the root of a user namespace only if that can see no
+// other one, and is meant to write to it.
+func TestDelegates(t *testing.T) {
+	userns, cgroupns := specs.LinuxNamespace{Type: specs.UserNamespace}, specs.LinuxNamespace{Type: specs.CgroupNamespace}
+	mount := func(options ...string) []specs.Mount {
+		return []specs.Mount{{Destination: "/sys/fs/cgroup", Type: "cgroup", Options: options}}
+	}
+	for name, test := range map[string]struct {
+		namespaces []specs.LinuxNamespace
+		mounts     []specs.Mount
+		want       bool
+	}{
+		"all of it":            {[]specs.LinuxNamespace{userns, cgroupns}, mount("rw"), true},
+		"no user namespace":    {[]specs.LinuxNamespace{cgroupns}, mount("rw"), false},
+		"no cgroup namespace":  {[]specs.LinuxNamespace{userns}, mount("rw"), false},
+		"somebody else's":      {[]specs.LinuxNamespace{userns, {Type: specs.CgroupNamespace, Path: "/x"}}, mount("rw"), false},
+		"a read-only mount":    {[]specs.LinuxNamespace{userns, cgroupns}, mount("ro"), false},
+		"no mount of a cgroup": {[]specs.LinuxNamespace{userns, cgroupns}, nil, false},
+	} {
+		s := &specs.Spec{Mounts: test.mounts, Linux: &specs.Linux{Namespaces: test.namespaces}}
+		m := &making{Container: &Container{spec: &spec.Container{Spec: s}}}
+		if got := m.delegates(); got != test.want {
+			t.Errorf("%s: %v", name, got)
+		}
+	}
 }

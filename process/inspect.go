@@ -11,7 +11,6 @@ import (
 	"slices"
 	"strconv"
 	"strings"
-	"syscall"
 
 	"github.com/moby/sys/mountinfo"
 
@@ -94,25 +93,6 @@ func namespacesOf(pid int) []NamespaceState {
 		list = append(list, NamespaceState{Type: string(kind), Inode: inode, Host: inode == own})
 	}
 	return list
-}
-
-// namespaceFile is the name in /proc/PID/ns of what the OCI calls kind.
-func namespaceFile(kind string) string {
-	switch kind {
-	case "network":
-		return "net"
-	case "mount":
-		return "mnt"
-	}
-	return kind
-}
-
-func namespaceInode(pid, file string) (uint64, bool) {
-	info, err := os.Stat(filepath.Join("/proc", pid, "ns", file))
-	if err != nil {
-		return 0, false
-	}
-	return info.Sys().(*syscall.Stat_t).Ino, true
 }
 
 func findSharers(list []Inspection) {

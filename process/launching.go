@@ -7,14 +7,11 @@ import (
 	"io"
 	"os"
 
-	"github.com/opencontainers/runtime-spec/specs-go"
-	"golang.org/x/sys/unix"
-
 	"github.com/myshim/myshim/process/cgroup"
 	"github.com/myshim/myshim/process/kernel"
 	"github.com/myshim/myshim/process/launch"
 	"github.com/myshim/myshim/process/plan"
-	"github.com/myshim/myshim/process/spec"
+	"github.com/opencontainers/runtime-spec/specs-go"
 )
 
 // launching is a process that walks its script.
@@ -48,7 +45,7 @@ func (c *Container) launch(s *plan.Script, stdio [3]*os.File, join cgroup.Join, 
 			}
 			defer file.Close()
 		case plan.JoinNamespace:
-			if file, err = openNamespace(f); err != nil {
+			if file, err = openNamespace(f.Namespace, f.Field); err != nil {
 				return nil, err
 			}
 			defer file.Close()
@@ -70,20 +67,6 @@ func (c *Container) launch(s *plan.Script, stdio [3]*os.File, join cgroup.Join, 
 		return nil, err
 	}
 	return &launching{Init: in, script: s, rest: s.Reports}, nil
-}
-
-// openNamespace opens a namespace given by path, and makes sure that it is one of
-// the kind it is meant to be.
-func openNamespace(f plan.File) (*os.File, error) {
-	file, err := os.OpenFile(f.Namespace.Path, os.O_RDONLY|unix.O_NONBLOCK|unix.O_NOCTTY, 0)
-	if err != nil {
-		return nil, spec.Invalid(f.Field, "%v", err)
-	}
-	flag, err := unix.IoctlRetInt(int(file.Fd()), unix.NS_GET_NSTYPE)
-	if err != nil || uint64(flag) != plan.CloneFlag(f.Namespace.Type) {
-		return nil, errors.Join(spec.Invalid(f.Field, "it is not a namespace of that type"), file.Close())
-	}
-	return file, nil
 }
 
 // walk waits for the next report of the script, answers it, and says what it was.

@@ -55,6 +55,9 @@ func NewCreate(c *spec.Container, id string, filter *seccomp.Filter, host Host, 
 		b.report(Cloned)
 	}
 	b.joinNamespaces(c, last)
+	if b.userns && !c.New(specs.UserNamespace) {
+		b.becomeRoot()
+	}
 	b.makeNamespaces(c, host.CgroupDir && !early)
 	if last {
 		b.join(c.Namespace(specs.PIDNamespace)).Because("for the last clone")
@@ -65,8 +68,6 @@ func NewCreate(c *spec.Container, id string, filter *seccomp.Filter, host Host, 
 	if c.New(specs.UserNamespace) {
 		b.report(Mappings)
 		b.Wait()
-	}
-	if b.userns {
 		b.becomeRoot()
 	}
 	if b.ipcLater(c) {

@@ -42,6 +42,7 @@ func (b *builder) becomeRoot() {
 	zero := script.Int(0)
 	b.Add(script.Setresgid, zero, zero, zero).Allow(unix.EINVAL)
 	b.Add(script.Setresuid, zero, zero, zero).Allow(unix.EINVAL)
+	b.hide("nor now")
 }
 
 // person sets personality, NUMA memory policy and the like, which need no
@@ -163,6 +164,7 @@ func (b *builder) credentials() {
 
 	b.prctl(unix.PR_SET_KEEPCAPS, "PR_SET_KEEPCAPS", 0)
 	b.capabilities(available)
+	b.hide("nor now")
 	umask := uint32(0o022)
 	if p.User.Umask != nil {
 		umask = *p.User.Umask

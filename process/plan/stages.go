@@ -26,11 +26,17 @@ func (b *builder) enter() {
 			b.write("/proc/self/attr/keycreate", label, "process.selinuxLabel")
 		}
 	}
-	b.Add(script.Prctl, script.Flags(unix.PR_SET_DUMPABLE, "PR_SET_DUMPABLE"), script.Int(0)).
-		Because("nobody may trace it or look into its descriptors")
+	b.hide("nobody may trace it or look into its descriptors")
 	control := script.Int(script.ControlFD)
 	b.Add(script.CloseRange, control, control, script.Flags(unix.CLOSE_RANGE_CLOEXEC, "CLOSE_RANGE_CLOEXEC")).
 		Because("the shim sees it close when execve succeeds")
+}
+
+// hide keeps what others of its user could do to the process. It is done again
+// after every change of who the process is, for which the kernel takes
+// /proc/sys/fs/suid_dumpable, and some hosts have that as 1 (proc(5)).
+func (b *builder) hide(why string) {
+	b.Add(script.Prctl, script.Flags(unix.PR_SET_DUMPABLE, "PR_SET_DUMPABLE"), script.Int(0)).Because(why)
 }
 
 // closeFrom closes all descriptors from fd on, also such of the shim as are not

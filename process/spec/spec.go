@@ -19,15 +19,19 @@ import (
 var ErrInvalid = errors.New("invalid spec")
 
 // fieldError is what is wrong with a field of a spec.
-type fieldError struct{ field, text string }
+type fieldError struct {
+	field string
+	error
+}
 
-func (e *fieldError) Error() string        { return e.field + ": " + e.text }
+func (e *fieldError) Error() string        { return e.field + ": " + e.error.Error() }
 func (e *fieldError) Is(target error) bool { return target == ErrInvalid }
+func (e *fieldError) Unwrap() error        { return e.error }
 
-// Invalid is an error about a field, e.g. "process.cwd"; errors.Is knows it as
-// ErrInvalid.
+// Invalid is an error about a field, e.g. "process.cwd", with a text as for
+// fmt.Errorf; errors.Is knows it as ErrInvalid.
 func Invalid(field, format string, args ...any) error {
-	return &fieldError{field, fmt.Sprintf(format, args...)}
+	return &fieldError{field, fmt.Errorf(format, args...)}
 }
 
 // maxSize is how many bytes of config.json are read: 100 times what a big pod

@@ -14,34 +14,41 @@ var ipcSysctls = []string{
 	"kernel.shmall", "kernel.shmmax", "kernel.shmmni", "kernel.shm_rmid_forced",
 }
 
-// checkSysctl lets through only what belongs to a namespace of the container's
-// own: everything else under /proc/sys is the host's.
+// checkSysctl lets through only what belongs to a namespace of the container:
+// everything else under /proc/sys is the host's.
 func checkSysctl(c *Container) error {
 	for key, value := range c.Linux.Sysctl {
 		field := "linux.sysctl[" + key + "]"
-		name := dotted(key)
-		var needs specs.LinuxNamespaceType
+		needs := SysctlNamespace(key)
 		switch {
 		case strings.Contains(key+value, "\x00") || !fs.ValidPath(SysctlPath(key)):
 			return Invalid(field, "that is no name of a sysctl")
-		case slices.Contains(ipcSysctls, name), strings.HasPrefix(name, "fs.mqueue."):
-			needs = specs.IPCNamespace
-		case strings.HasPrefix(name, "net."):
-			needs = specs.NetworkNamespace
-		case strings.HasPrefix(name, "user."):
-			needs = specs.UserNamespace
-		case name == "kernel.domainname":
-			needs = specs.UTSNamespace
-		case name == "kernel.hostname":
+		case dotted(key) == "kernel.hostname":
 			return Invalid(field, "it conflicts with the field hostname")
-		default:
+		case needs == "":
 			return Invalid(field, "it is not in a separate kernel namespace")
-		}
-		if !c.Has(needs) {
+		case !c.Has(needs):
 			return Invalid(field, "it needs a namespace of type %s, and linux.namespaces has none", needs)
 		}
 	}
 	return nil
+}
+
+// SysctlNamespace is the kind of namespace that has a sysctl of its own, empty if
+// there is none.
+func SysctlNamespace(key string) specs.LinuxNamespaceType {
+	name := dotted(key)
+	switch {
+	case slices.Contains(ipcSysctls, name), strings.HasPrefix(name, "fs.mqueue."):
+		return specs.IPCNamespace
+	case strings.HasPrefix(name, "net."):
+		return specs.NetworkNamespace
+	case strings.HasPrefix(name, "user."):
+		return specs.UserNamespace
+	case name == "kernel.domainname":
+		return specs.UTSNamespace
+	}
+	return ""
 }
 
 // dotted is the name of a sysctl with dots between its parts. As in sysctl(8),
