@@ -2,9 +2,11 @@ package process
 
 import (
 	"errors"
+	"fmt"
 	"net"
 	"os"
 	"os/exec"
+	"regexp"
 	"runtime"
 	"strings"
 	"testing"
@@ -155,5 +157,33 @@ func TestNoResctrl(t *testing.T) {
 	cfg, _ := config(t, func(s *specs.Spec) { s.Linux.IntelRdt = &specs.LinuxIntelRdt{ClosID: "x"} }, "true")
 	if _, err := Create(t.Context(), cfg); err == nil || !strings.Contains(err.Error(), "linux.intelRdt") {
 		t.Errorf("%v", err)
+	}
+}
+
+// RLIMIT_NPROC counts the container's process, and not the one of the runtime that
+// it is a clone of.
+func TestProcessLimit(t *testing.T) {
+	holder, _ := config(t, nil, "sleep")
+	h := create(t, holder)
+	start(t, h)
+	nobodyElse := uint32(31000 + os.Getpid()%1000)
+	limits := []specs.POSIXRlimit{{Type: "RLIMIT_NPROC", Soft: 1, Hard: 1}}
+	cfg, _ := config(t, func(s *specs.Spec) {
+		s.Process.User.UID, s.Process.Rlimits = nobodyElse, limits
+		at(s, specs.PIDNamespace, fmt.Sprintf("/proc/%d/ns/pid", h.Init.State().PID))
+	}, "sleep")
+	c := create(t, cfg)
+	if text, err := os.ReadFile(fmt.Sprintf("/proc/%d/limits", c.Init.State().PID)); err != nil || !regexp.MustCompile(`Max processes +1 +1 `).Match(text) {
+		t.Errorf("%s (%v)", text, err)
+	}
+	start(t, c) // what becomes of a program that can have no threads is up to that
+	exec, err := h.Exec("e", &specs.Process{
+		Cwd: "/", Args: []string{"/test", "true"}, User: specs.User{UID: nobodyElse + 1000}, Rlimits: limits,
+	}, stdio.Request{})
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := h.StartExec(t.Context(), exec); err != nil {
+		t.Error(err)
 	}
 }

@@ -6,6 +6,7 @@ import (
 	"github.com/opencontainers/runtime-spec/specs-go"
 	"golang.org/x/sys/unix"
 
+	"github.com/myshim/myshim/process/plan"
 	"github.com/myshim/myshim/process/spec"
 )
 
@@ -13,8 +14,9 @@ import (
 // child does not have in a user namespace.
 func setLimits(pid int, p *specs.Process) error {
 	for i, r := range p.Rlimits {
-		limit := unix.Rlimit{Cur: r.Soft, Max: r.Hard}
-		if err := unix.Prlimit(pid, spec.Rlimits[r.Type], &limit, nil); err != nil {
+		soft, hard, again := plan.FirstLimit(r)
+		limit := unix.Rlimit{Cur: soft, Max: hard}
+		if err := unix.Prlimit(pid, spec.Rlimits[r.Type], &limit, nil); err != nil && !again {
 			return fmt.Errorf("process.rlimits[%d]: set %s to %d:%d: %w", i, r.Type, r.Soft, r.Hard, err)
 		}
 	}

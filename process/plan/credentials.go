@@ -98,6 +98,7 @@ func (b *builder) become(linux *specs.Linux, enters bool) {
 	if enters {
 		b.enterPIDs()
 	}
+	b.lastLimits()
 	if b.process.Scheduler != nil {
 		b.report(Scheduler)
 		b.Wait()
@@ -121,6 +122,9 @@ func (b *builder) filterLetsEnter() bool {
 	}
 	if b.loader {
 		lets = lets && b.filter.Allows(unix.SYS_CAPSET)
+	}
+	if slices.ContainsFunc(b.process.Rlimits, func(r specs.POSIXRlimit) bool { return r.Type == processLimit }) {
+		lets = lets && b.filter.Allows(unix.SYS_PRLIMIT64, 0, unix.RLIMIT_NPROC)
 	}
 	return lets
 }

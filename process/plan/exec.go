@@ -2,10 +2,10 @@ package plan
 
 import (
 	"encoding/binary"
-	"fmt"
 	"strings"
 
 	"github.com/opencontainers/runtime-spec/specs-go"
+	"golang.org/x/sys/unix"
 
 	"github.com/myshim/myshim/process/script"
 	"github.com/myshim/myshim/process/seccomp"
@@ -66,14 +66,42 @@ func NewExec(c *spec.Container, id string, process *specs.Process, filter *secco
 // (finalize_exec, Linux 4.18).
 func (b *builder) limits() {
 	for i, r := range b.process.Rlimits {
-		value := binary.NativeEndian.AppendUint64(binary.NativeEndian.AppendUint64(nil, r.Soft), r.Hard)
-		limit := b.Bytes(value, fmt.Sprintf("{%d, %d}", r.Soft, r.Hard))
-		b.Add(script.Prlimit, script.Int(0), script.Flags(uint64(spec.Rlimits[r.Type]), r.Type), limit, script.Null).
-			For(fmt.Sprintf("process.rlimits[%d]", i))
+		soft, hard, again := FirstLimit(r)
+		step := b.limit(i, soft, hard)
+		if again {
+			step.Allow(unix.EPERM)
+		}
 	}
 	if io := b.process.IOPriority; io != nil {
 		const whoProcess = 1
 		b.Add(script.IoprioSet, script.Int(whoProcess), script.Int(0), script.Int(spec.IOPriority(io))).For("process.ioPriority")
+	}
+}
+
+// FirstLimit is what a limit is set to first. RLIMIT_NPROC counts the process that
+// clones the last one, too: until then it is one more, and lastLimits sets it again.
+func FirstLimit(r specs.POSIXRlimit) (soft, hard uint64, again bool) {
+	if r.Type != processLimit {
+		return r.Soft, r.Hard, false
+	}
+	return max(r.Soft, r.Soft+1), max(r.Hard, r.Hard+1), true // nothing is more than RLIM_INFINITY
+}
+
+const processLimit = "RLIMIT_NPROC"
+
+func (b *builder) limit(i int, soft, hard uint64) *script.Step {
+	kind := b.process.Rlimits[i].Type
+	value := binary.NativeEndian.AppendUint64(binary.NativeEndian.AppendUint64(nil, soft), hard)
+	return b.Add(script.Prlimit, script.Int(0), script.Flags(uint64(spec.Rlimits[kind]), kind), b.Bytes(value, at("{%d, %d}", soft, hard)), script.Null).
+		For(at("process.rlimits[%d]", i))
+}
+
+// lastLimits comes after the last clone.
+func (b *builder) lastLimits() {
+	for i, r := range b.process.Rlimits {
+		if r.Type == processLimit {
+			b.limit(i, r.Soft, r.Hard)
+		}
 	}
 }
 
