@@ -101,7 +101,8 @@ func (m *mount) place(t *tree) error {
 		return err
 	}
 	var made *os.File
-	if m.super >= 0 {
+	switch {
+	case m.super >= 0:
 		made = t.Supers[m.super]
 		if mode != nil {
 			// By its link in /proc: there is no fchmod for O_PATH before Linux 6.6.
@@ -109,7 +110,9 @@ func (m *mount) place(t *tree) error {
 				return os.NewSyscallError("chmod", err)
 			}
 		}
-	} else {
+	case m.long():
+		return m.placeLong(t, dest)
+	default:
 		s := m.newSuper()
 		if mode != nil {
 			s.Params = append(s.Params, Param{Key: "mode", Value: fmt.Sprintf("%o", *mode)})
@@ -136,6 +139,34 @@ func (m *mount) place(t *tree) error {
 		return err
 	}
 	return propagate(made, m.options)
+}
+
+// maxParam is how many bytes a parameter of fsconfig(2) may have.
+const maxParam = 255
+
+// long says whether an option is longer than that, as lowerdir of an overlay may be.
+func (m *mount) long() bool {
+	return slices.ContainsFunc(m.newSuper().Params, func(p Param) bool { return len(p.Value) > maxParam })
+}
+
+// placeLong mounts by mount(2), which has no limit for one option.
+func (m *mount) placeLong(t *tree, dest *os.File) error {
+	o := m.options
+	if m.label != "" {
+		o.Data = append(slices.Clone(o.Data), `context="`+m.label+`"`)
+	}
+	if err := (RootMount{Type: m.kind, Source: m.source}).fileSystem(dest, o); err != nil {
+		return err
+	}
+	made, err := t.root.Open(m.dest, unix.O_PATH|unix.O_DIRECTORY)
+	if err != nil {
+		return err
+	}
+	defer made.Close()
+	if err := setRecursively(made, o); err != nil {
+		return err
+	}
+	return propagate(made, o)
 }
 
 // newProc makes a procfs of the container's pid namespace.

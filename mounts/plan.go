@@ -165,10 +165,14 @@ func Compile(c Config) (*Plan, error) {
 			o.Attrs.Set &^= unix.MOUNT_ATTR_RDONLY
 			seals = append(seals, &seal{field: field, dest: dest})
 		}
-		p.addMount(&mount{
+		made := &mount{
 			field: field, dest: dest, kind: m.Type, source: m.Source, options: o, label: mountLabel(m.Type, linux),
 			memory: memoryLimit(linux), outside: m.Type == "proc" && c.EntersLast,
-		}, userns)
+		}
+		p.addMount(made, userns)
+		if made.super >= 0 && made.long() {
+			return nil, fmt.Errorf("%s.options: one is longer than %d bytes, which fsconfig(2) does not take", field, maxParam)
+		}
 	}
 
 	if !devBound {

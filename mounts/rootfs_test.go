@@ -8,6 +8,7 @@ import (
 	"strings"
 	"testing"
 
+	"github.com/opencontainers/runtime-spec/specs-go"
 	"golang.org/x/sys/unix"
 )
 
@@ -62,6 +63,49 @@ func TestManyLayers(t *testing.T) {
 		}
 		return nil
 	})
+}
+
+// The same in a mount of the container, where from 256 bytes on an option is too
+// long for fsconfig(2).
+func TestManyLayersInside(t *testing.T) {
+	for _, layers := range []int{2, 8, 150} {
+		host, rootfs := image(t, "proc/")
+		var dirs []string
+		for i := range layers {
+			dir := filepath.Join(host, "layers", strings.Repeat("x", 40), fmt.Sprint(i))
+			if err := errors.Join(os.MkdirAll(dir, 0o755), os.WriteFile(fmt.Sprintf("%s/%d", dir, i), nil, 0o644)); err != nil {
+				t.Fatal(err)
+			}
+			dirs = append(dirs, dir)
+		}
+		overlay := mounting(specs.Mount{Destination: "/x", Type: "overlay", Source: "overlay", Options: []string{"rnoexec", "nodev", "unbindable", "lowerdir=" + strings.Join(dirs, ":")}})
+		apart(t, func() error {
+			if err := tryBuild(container(overlay), rootfs); err != nil {
+				return err
+			}
+			for i := range layers {
+				if _, err := os.Stat(filepath.Join(rootfs, "x", fmt.Sprint(i))); err != nil {
+					return err
+				}
+			}
+			text, err := os.ReadFile("/proc/thread-self/mountinfo")
+			i := strings.Index(string(text), rootfs+"/x ")
+			line, _, _ := strings.Cut(string(text)[max(i, 0):], "\n")
+			for _, want := range []string{"noexec", "nodev", "unbindable"} {
+				if !strings.Contains(line, want) {
+					t.Errorf("%d layers: no %s in %.100q", layers, want, line)
+				}
+			}
+			return err
+		})
+		userns := func(s *specs.Spec) {
+			s.Linux.Namespaces = append(s.Linux.Namespaces, specs.LinuxNamespace{Type: specs.UserNamespace})
+		}
+		_, err := Compile(Config{Spec: container(overlay, userns), Rootfs: rootfs})
+		if long := layers > 2; long != (err != nil) || long && !strings.Contains(err.Error(), "mounts[1].options: one is longer") {
+			t.Errorf("%d layers in a user namespace: %v", layers, err)
+		}
+	}
 }
 
 // Several mounts on each other, read-only ones, and such as are below the root,
