@@ -80,7 +80,7 @@ var badSpecs = []bad{
 	{"cgroup path with ..", func(s *specs.Spec) { s.Linux.CgroupsPath = "/a/../../b" }, []string{"linux.cgroupsPath"}, true},
 	{"unknown propagation", func(s *specs.Spec) { s.Linux.RootfsPropagation = "viral" }, []string{"linux.rootfsPropagation", "viral"}, false},
 	{"relative masked path", func(s *specs.Spec) { s.Linux.MaskedPaths = []string{"proc/kcore"} }, []string{"linux.maskedPaths"}, true},
-	{"masked symlink", func(s *specs.Spec) { s.Linux.MaskedPaths = []string{"/var/run"} }, []string{"linux.maskedPaths", "/var/run"}, true},
+	{"masked self", func(s *specs.Spec) { s.Linux.MaskedPaths = []string{"/proc/self/attr"} }, []string{"linux.maskedPaths", "/proc/self"}, true},
 	{"sysctl of the host", func(s *specs.Spec) { s.Linux.Sysctl = map[string]string{"vm.swappiness": "10"} }, []string{"linux.sysctl", "vm.swappiness"}, false},
 	{"sysctl value refused", func(s *specs.Spec) { s.Linux.Sysctl = map[string]string{"net.ipv4.ip_forward": "perhaps"} }, []string{"linux.sysctl", "net.ipv4.ip_forward"}, false},
 	{"device of no type", func(s *specs.Spec) {

@@ -143,6 +143,9 @@ func mountCases() []mountCase {
 			s.Linux.MaskedPaths = []string{"/data/hello", "/data/sub", "/etc/secret", "/mnt", "/missing/x", "/etc/secret"}
 			s.Linux.ReadonlyPaths = []string{"/data", "/work", "/etc/hosts", "/missing"}
 		}},
+		mountCase{name: "masked and read-only links", mounts: "bind d /data rbind", change: func(s *specs.Spec) {
+			s.Linux.MaskedPaths, s.Linux.ReadonlyPaths = []string{"/var/run"}, []string{"/bin/echo"}
+		}},
 		mountCase{name: "masked below a file", change: func(s *specs.Spec) { s.Linux.MaskedPaths = []string{"/etc/hosts/x"} }},
 		mountCase{name: "read-only below a file", change: func(s *specs.Spec) { s.Linux.ReadonlyPaths = []string{"/etc/hosts/x"} }},
 		mountCase{name: "no mounts but /proc", change: func(s *specs.Spec) { s.Mounts = s.Mounts[:1] }},

@@ -264,15 +264,44 @@ func TestMaskOfTheImage(t *testing.T) {
 			return errors.Join(err, expect(contains(host+"/target", "target")))
 		})
 	}
-	// A link is not followed: what it hides would be of the image's choice.
-	_, rootfs := image(t, "proc/", "secret -> other", "other")
-	attack(t, func() (bool, error) {
-		return true, unix.Mount("/dev/null", rootfs+"/secret", "", unix.MS_BIND, "")
-	}, func() (bool, error) {
-		s := container()
-		s.Linux.MaskedPaths = []string{"/secret"}
-		return refused(tryBuild(s, rootfs), "mask /secret (linux.maskedPaths[0]): it is a symbolic link")
-	})
+}
+
+// A link to be masked is followed, in the root: what it leads to is hidden, and
+// nothing of the host's.
+func TestMaskOfALink(t *testing.T) {
+	for _, link := range []string{"secret -> ../../target", "secret -> /target", "dir -> HOST/outside"} {
+		host, rootfs := image(t, "proc/", link, "target", "host:target", "host:outside/secret")
+		path, _, _ := strings.Cut(link, " ")
+		attack(t, func() (bool, error) {
+			if path == "dir" {
+				err := unix.Mount("tmpfs", rootfs+"/dir", "tmpfs", 0, "")
+				return !contains(host+"/outside/secret", "secret"), err
+			}
+			_ = unix.Mount("/dev/null", rootfs+"/secret", "", unix.MS_BIND, "")
+			return contains(rootfs+"/target", "target"), nil
+		}, func() (bool, error) {
+			s := container()
+			s.Linux.MaskedPaths = []string{"/" + path}
+			s.Linux.ReadonlyPaths = []string{"/" + path}
+			if err := tryBuild(s, rootfs); err != nil {
+				return false, err
+			}
+			outside, err := mountedOutside(filepath.Dir(rootfs))
+			if strings.Contains(outside, host) || !contains(host+"/outside/secret", "secret") || !contains(host+"/target", "target") {
+				return true, errors.New(outside)
+			}
+			return path == "secret" && contains(rootfs+"/target", "target"), err
+		})
+	}
+	_, rootfs := image(t, "proc/")
+	for _, path := range []string{"/proc/self", "/proc/self/attr", "/proc/thread-self/attr/exec", "/proc/net/dev"} {
+		apart(t, func() error {
+			s := container()
+			s.Linux.MaskedPaths = []string{path}
+			_, err := refused(tryBuild(s, rootfs), "is another one for every process")
+			return err
+		})
+	}
 }
 
 func contains(path, text string) bool {

@@ -4,6 +4,7 @@ import (
 	"errors"
 	"fmt"
 	"os"
+	"strings"
 
 	"golang.org/x/sys/unix"
 )
@@ -100,23 +101,27 @@ func (m *mask) place(t *tree) error {
 }
 
 // openTarget opens a path to be masked or made read-only, nil if it does not
-// exist. A link is refused: what it hides would depend on the image.
+// exist. A link is followed, as under runc, but for those of procfs, which lead each
+// process to something else.
 func (t *tree) openTarget(name string) (*os.File, error) {
-	f, err := t.root.Open(name, unix.O_PATH|unix.O_NOFOLLOW)
+	if of := ownLink(name); of != "" {
+		return nil, fmt.Errorf("%s is another one for every process", of)
+	}
+	f, err := t.root.Open(name, unix.O_PATH)
 	if errors.Is(err, unix.ENOENT) || errors.Is(err, unix.ENOTDIR) {
 		return nil, nil
 	}
-	if err != nil {
-		return nil, err
+	return f, err
+}
+
+// ownLink is the link of procfs, if any, that a path leads through.
+func ownLink(name string) string {
+	for _, link := range []string{"/proc/self", "/proc/thread-self", "/proc/mounts", "/proc/net"} {
+		if strings.HasPrefix(name+"/", link+"/") {
+			return link
+		}
 	}
-	info, err := f.Stat()
-	if err == nil && info.Mode()&os.ModeSymlink != 0 {
-		err = errors.New("it is a symbolic link")
-	}
-	if err != nil {
-		return nil, errors.Join(err, f.Close())
-	}
-	return f, nil
+	return ""
 }
 
 // cover is a detached mount to hide a file or directory behind.

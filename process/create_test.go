@@ -68,9 +68,9 @@ func TestCreateFails(t *testing.T) {
 		"rlimit": {func(s *specs.Spec) {
 			s.Process.Rlimits = []specs.POSIXRlimit{{Type: "RLIMIT_NOFILE", Soft: 1 << 40, Hard: 1 << 40}}
 		}, "process.rlimits[0]", unix.EPERM},
-		"hook":           {func(s *specs.Spec) { s.Hooks = &specs.Hooks{CreateRuntime: []specs.Hook{{Path: "/bin/false"}}} }, "hooks.createRuntime[0] /bin/false: exit status 1", nil},
-		"masked symlink": {func(s *specs.Spec) { s.Linux.MaskedPaths = []string{"/proc/self"} }, "mask /proc/self (linux.maskedPaths[0]): it is a symbolic link", nil},
-		"pid namespace":  {namespace(specs.PIDNamespace, "/proc/self/ns/pid_for_children_"), "linux.namespaces", spec.ErrInvalid},
+		"hook":          {func(s *specs.Spec) { s.Hooks = &specs.Hooks{CreateRuntime: []specs.Hook{{Path: "/bin/false"}}} }, "hooks.createRuntime[0] /bin/false: exit status 1", nil},
+		"masked self":   {func(s *specs.Spec) { s.Linux.MaskedPaths = []string{"/proc/self"} }, "mask /proc/self (linux.maskedPaths[0]): /proc/self is another one", nil},
+		"pid namespace": {namespace(specs.PIDNamespace, "/proc/self/ns/pid_for_children_"), "linux.namespaces", spec.ErrInvalid},
 	} {
 		t.Run(name, func(t *testing.T) {
 			cfg, events := config(t, test.change, "true")
