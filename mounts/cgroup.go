@@ -25,7 +25,7 @@ func (p *Plan) compileCgroup(field string, m *specs.Mount, dest string, o Option
 	}
 	// v1: a tmpfs, with a directory for each hierarchy.
 	tmpfs := Options{Attrs: Attrs{Set: cgroupAttrs}, Data: []string{"mode=755"}, Propagation: o.Propagation}
-	p.addMount(&mount{field: field, dest: dest, kind: "tmpfs", source: "tmpfs", options: tmpfs}, userns)
+	p.addMount(&mount{field: field, dest: dest, kind: "tmpfs", source: "tmpfs", options: tmpfs, label: c.Spec.Linux.MountLabel}, userns)
 	for _, h := range c.Cgroup {
 		at := path.Join(dest, h.Name)
 		if !private {

@@ -50,11 +50,23 @@ func (m *mount) newSuper() Super {
 		s.Params = append(s.Params, Param{Key: "ro", Flag: true})
 	}
 	s.Params = append(s.Params, params(m.options.Data)...)
-	if m.label != "" {
-		s.Params = append(s.Params, Param{Key: "context", Value: m.label})
+	if !m.relabelled() {
+		s.Params = append(s.Params, context(m.label)...)
 	}
 	return s
 }
+
+// context is the option for the SELinux context of all files, if there is one.
+func context(label string) []Param {
+	if label == "" {
+		return nil
+	}
+	return []Param{{Key: "context", Value: label}}
+}
+
+// relabelled says whether the file system has no such option, and its root is given
+// the context instead.
+func (m *mount) relabelled() bool { return m.label != "" && m.kind == "mqueue" }
 
 // params are options for a file system, one by one.
 func params(data []string) []Param {
@@ -130,6 +142,12 @@ func (m *mount) place(t *tree) error {
 	if m.options.CopyUp {
 		if err := copyUp(dest, made, m.memory); err != nil {
 			return fmt.Errorf("tmpcopyup: %w", err)
+		}
+	}
+	if m.relabelled() {
+		err := unix.Setxattr(fmt.Sprintf("/proc/thread-self/fd/%d", made.Fd()), "security.selinux", append([]byte(m.label), 0), 0)
+		if err != nil {
+			return fmt.Errorf("label it %s (linux.mountLabel): %w", m.label, err)
 		}
 	}
 	if err := setRecursively(made, m.options); err != nil {

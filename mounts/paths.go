@@ -4,6 +4,7 @@ import (
 	"errors"
 	"fmt"
 	"os"
+	"slices"
 	"strings"
 
 	"golang.org/x/sys/unix"
@@ -71,8 +72,9 @@ func (r *readonly) place(t *tree) error {
 	return attach(tree, dest)
 }
 
-// mask hides a path: a directory behind an empty one, a file behind /dev/null.
-type mask struct{ field, path string }
+// mask hides a path: a directory behind an empty one with that SELinux context, a
+// file behind /dev/null.
+type mask struct{ field, path, label string }
 
 // Line describes the operation.
 func (m *mask) Line() Line { return Line{Field: m.field, Action: "mask", Dest: m.path} }
@@ -90,7 +92,7 @@ func (m *mask) place(t *tree) error {
 		return err
 	}
 	defer dest.Close()
-	cover, err := t.cover(dest)
+	cover, err := t.cover(dest, m.label)
 	if err != nil {
 		return err
 	}
@@ -125,7 +127,7 @@ func ownLink(name string) string {
 }
 
 // cover is a detached mount to hide a file or directory behind.
-func (t *tree) cover(hidden *os.File) (*os.File, error) {
+func (t *tree) cover(hidden *os.File, label string) (*os.File, error) {
 	info, err := hidden.Stat()
 	switch {
 	case err != nil:
@@ -138,7 +140,9 @@ func (t *tree) cover(hidden *os.File) (*os.File, error) {
 	// One file system for all masked directories of the container, as every
 	// superblock costs time when the container is gone. The first use attaches
 	// it; a mount that is not attached could not be cloned before Linux 6.15.
-	t.empty, err = newMount(EmptyDirectory)
+	s := EmptyDirectory
+	s.Params = append(slices.Clone(s.Params), context(label)...)
+	t.empty, err = newMount(s)
 	return t.empty, err
 }
 

@@ -190,7 +190,7 @@ func Compile(c Config) (*Plan, error) {
 	}
 	for i, name := range linux.MaskedPaths {
 		if first := slices.IndexFunc(linux.MaskedPaths, func(s string) bool { return clean(s) == clean(name) }); first == i {
-			p.Final = append(p.Final, &mask{field: fmt.Sprintf("linux.maskedPaths[%d]", i), path: clean(name)})
+			p.Final = append(p.Final, &mask{field: fmt.Sprintf("linux.maskedPaths[%d]", i), path: clean(name), label: linux.MountLabel})
 		}
 	}
 	return p, nil
@@ -267,7 +267,7 @@ func (p *Plan) addMount(m *mount, userns bool) {
 
 // mountLabel is the SELinux context that the files of a new file system get.
 func mountLabel(kind string, linux *specs.Linux) string {
-	if kind == "proc" || kind == "sysfs" || kind == "mqueue" {
+	if kind == "proc" || kind == "sysfs" {
 		return "" // they have labels of their own
 	}
 	return linux.MountLabel
