@@ -144,6 +144,9 @@ func compile(config Config) (*Container, cgroup.Location, *plan.Create, error) {
 	fail := func(err error) (*Container, cgroup.Location, *plan.Create, error) {
 		return nil, cgroup.Location{}, nil, err
 	}
+	if err := kernel.Supported(); err != nil {
+		return fail(err)
+	}
 	s, err := spec.Load(config.Bundle)
 	if err != nil {
 		return fail(err)
@@ -155,7 +158,7 @@ func compile(config Config) (*Container, cgroup.Location, *plan.Create, error) {
 	if c.filter, err = seccomp.Filters.Compile(s.Linux.Seccomp); err != nil {
 		return fail(err)
 	}
-	if err := errors.Join(checkFilter(c.filter), checkLabels(s.Process), checkJoined(s.Linux)); err != nil {
+	if err := errors.Join(checkFilter(c.filter), checkLabels(s.Process), checkNamespaces(s)); err != nil {
 		return fail(err)
 	}
 	location, err := cgroup.Resolve(s.Linux.CgroupsPath, c.ID, c.SystemdCgroup)

@@ -11,23 +11,29 @@ import (
 	"github.com/opencontainers/runtime-spec/specs-go"
 	"golang.org/x/sys/unix"
 
+	"github.com/myshim/myshim/process/kernel"
 	"github.com/myshim/myshim/process/plan"
 	"github.com/myshim/myshim/process/spec"
 )
 
-// checkJoined looks at the namespaces that are given by path: they must exist, and
-// not be the host's where something in them is to be changed.
-func checkJoined(linux *specs.Linux) error {
-	for i, ns := range linux.Namespaces {
+// checkNamespaces looks at the namespaces that are given by path: they must exist,
+// and not be the host's where something in them is to be changed.
+func checkNamespaces(s *spec.Container) error {
+	for i, ns := range s.Linux.Namespaces {
+		field := fmt.Sprintf("linux.namespaces[%d]", i)
 		if ns.Path == "" {
+			if ns.Type == specs.TimeNamespace {
+				if switches, err := kernel.SwitchesTime(); err != nil || !switches {
+					return errors.Join(spec.Invalid(field, "a new time namespace needs Linux 6.1"), err)
+				}
+			}
 			continue
 		}
-		field := fmt.Sprintf("linux.namespaces[%d].path", i)
-		f, err := openNamespace(ns, field)
+		f, err := openNamespace(ns, field+".path")
 		if err != nil {
 			return err
 		}
-		err = checkOne(linux, ns.Type, f, field)
+		err = checkJoined(s.Linux, ns.Type, f, field+".path")
 		if err = errors.Join(err, f.Close()); err != nil {
 			return err
 		}
@@ -35,7 +41,7 @@ func checkJoined(linux *specs.Linux) error {
 	return nil
 }
 
-func checkOne(linux *specs.Linux, kind specs.LinuxNamespaceType, f *os.File, field string) error {
+func checkJoined(linux *specs.Linux, kind specs.LinuxNamespaceType, f *os.File, field string) error {
 	info, err := f.Stat()
 	if err != nil {
 		return err
