@@ -79,5 +79,5 @@ func openLoop(file string, readonly bool) (*os.File, error) {
 			return nil, fmt.Errorf("loop device of %s: %w", file, err)
 		}
 	}
-	return nil, fmt.Errorf("loop device of %s: others take them all the time", file)
+	return nil, fmt.Errorf("loop device of %s: others take them all the time: %w", file, unix.EBUSY)
 }

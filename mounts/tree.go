@@ -196,7 +196,7 @@ func setattr(f *os.File, attr unix.MountAttr, recursive bool) error {
 func newMount(s Super) (*os.File, error) {
 	context, err := unix.Fsopen(s.Type, unix.FSOPEN_CLOEXEC)
 	if errors.Is(err, unix.ENODEV) {
-		return nil, fmt.Errorf("this kernel has no file system %q", s.Type)
+		return nil, fmt.Errorf("this kernel has no file system %q: %w", s.Type, err)
 	}
 	if err != nil {
 		return nil, os.NewSyscallError("fsopen", err)

@@ -42,7 +42,7 @@ func (r Root) open(name string, flags int, mode uint32, resolve uint64) (*os.Fil
 			return nil, &os.PathError{Op: "open", Path: name, Err: err}
 		}
 	}
-	return nil, &os.PathError{Op: "open", Path: name, Err: errors.New("it is being renamed all the time")}
+	return nil, &os.PathError{Op: "open", Path: name, Err: fmt.Errorf("it is being renamed all the time: %w", unix.EAGAIN)}
 }
 
 // OpenRegular opens a regular file for reading. Nothing else is opened, which for

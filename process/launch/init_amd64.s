@@ -1,6 +1,7 @@
+#include "go_asm.h"
 #include "textflag.h"
 
-// The tiny init: it maps the script that it finds at descriptor 4 and walks it.
+// The tiny init: it maps the script that it finds at ScriptFD and walks it.
 // Package script describes the image. These bytes are never run in the shim:
 // program.go copies them into an ELF file of their own. So there is no stack, no
 // Go and no libc in here, and all that it refers to is the image at Base.
@@ -10,12 +11,12 @@
 //	DI, SI, DX, R10, R8, R9  its arguments, where the kernel wants them
 //	AX  its number, then its result
 TEXT ·initText(SB), NOSPLIT|NOFRAME, $0
-	// mmap(Base, Size, PROT_READ|PROT_WRITE, MAP_PRIVATE|MAP_FIXED, 4, 0)
-	MOVL $0x10000000, DI
-	MOVL $0x04000000, SI
+	// mmap(Base, Size, PROT_READ|PROT_WRITE, MAP_PRIVATE|MAP_FIXED, ScriptFD, 0)
+	MOVL $const_base, DI
+	MOVL $const_size, SI
 	MOVL $3, DX
 	MOVL $0x12, R10
-	MOVL $4, R8
+	MOVL $const_scriptFD, R8
 	XORL R9, R9
 	MOVL $9, AX
 	SYSCALL
@@ -98,16 +99,16 @@ failed:
 	CMPL    CX, DX
 	JEQ     store
 
-	// write(3, Base, ReportSize), then read(3, Base, 1): wait until the shim
+	// write(ControlFD, Base, ReportSize), then read(ControlFD, Base, 1): wait until the shim
 	// has looked at what is open here, or is gone.
 	MOVQ BX, 0(R12)
 	MOVQ DX, 8(R12)
-	MOVL $3, DI
+	MOVL $const_controlFD, DI
 	MOVQ R12, SI
-	MOVL $984, DX
+	MOVL $const_reportSize, DX
 	MOVL $1, AX
 	SYSCALL
-	MOVL $3, DI
+	MOVL $const_controlFD, DI
 	MOVQ R12, SI
 	MOVL $1, DX
 	XORL AX, AX

@@ -1,3 +1,4 @@
+#include "go_asm.h"
 #include "textflag.h"
 
 // The tiny init for arm64; init_amd64.s explains it.
@@ -8,13 +9,13 @@
 //	R8   its number
 //	R0   its result
 TEXT ·initText(SB), NOSPLIT|NOFRAME, $0
-	// mmap(Base, Size, PROT_READ|PROT_WRITE, MAP_PRIVATE|MAP_FIXED, 4, 0)
-	MOVD $0x10000000, R19
+	// mmap(Base, Size, PROT_READ|PROT_WRITE, MAP_PRIVATE|MAP_FIXED, ScriptFD, 0)
+	MOVD $const_base, R19
 	MOVD R19, R0
-	MOVD $0x04000000, R1
+	MOVD $const_size, R1
 	MOVD $3, R2
 	MOVD $0x12, R3
-	MOVD $4, R4
+	MOVD $const_scriptFD, R4
 	MOVD $0, R5
 	MOVD $222, R8
 	SVC
@@ -89,15 +90,15 @@ failed:
 	CMP   R9, R10
 	BEQ   store
 
-	// write(3, Base, ReportSize), then read(3, Base, 1)
+	// write(ControlFD, Base, ReportSize), then read(ControlFD, Base, 1)
 	MOVD R20, 0(R19)
 	MOVD R10, 8(R19)
-	MOVD $3, R0
+	MOVD $const_controlFD, R0
 	MOVD R19, R1
-	MOVD $984, R2
+	MOVD $const_reportSize, R2
 	MOVD $64, R8
 	SVC
-	MOVD $3, R0
+	MOVD $const_controlFD, R0
 	MOVD R19, R1
 	MOVD $1, R2
 	MOVD $63, R8

@@ -10,17 +10,30 @@ import (
 	"sync"
 
 	"golang.org/x/sys/unix"
+
+	"github.com/myshim/myshim/process/script"
 )
 
 // endMark stands after the last instruction of the init.
 const endMark = "end of the init."
+
+// What the assembly knows of package script, by go_asm.h.
+//
+//nolint:unused // in Go
+const (
+	base       = script.Base
+	size       = script.Size
+	reportSize = script.ReportSize
+	controlFD  = script.ControlFD
+	scriptFD   = script.ScriptFD
+)
 
 // loadAddress is where the init's one segment goes; it is below the image of
 // the script, and a multiple of every page size.
 const loadAddress = 0x400000
 
 // Program is an ELF file with the init in it: a header, one segment to be
-// read and executed, no data, no stack to speak of, 1 KB in all.
+// read and executed, no data, no stack to speak of, 400 bytes in all.
 func Program() []byte {
 	const headers = 64 + 56
 	text := initCode()
