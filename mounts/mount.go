@@ -51,13 +51,13 @@ func (m *mount) newSuper() Super {
 	}
 	s.Params = append(s.Params, params(m.options.Data)...)
 	if !m.relabelled() {
-		s.Params = append(s.Params, context(m.label)...)
+		s.Params = append(s.Params, contextOption(m.label)...)
 	}
 	return s
 }
 
-// context is the option for the SELinux context of all files, if there is one.
-func context(label string) []Param {
+// contextOption is the option for the SELinux context of all files, if there is one.
+func contextOption(label string) []Param {
 	if label == "" {
 		return nil
 	}

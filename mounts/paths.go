@@ -141,7 +141,7 @@ func (t *tree) cover(hidden *os.File, label string) (*os.File, error) {
 	// superblock costs time when the container is gone. The first use attaches
 	// it; a mount that is not attached could not be cloned before Linux 6.15.
 	s := EmptyDirectory
-	s.Params = append(slices.Clone(s.Params), context(label)...)
+	s.Params = append(slices.Clone(s.Params), contextOption(label)...)
 	t.empty, err = newMount(s)
 	return t.empty, err
 }

@@ -134,21 +134,29 @@ func Compile(c Config) (*Plan, error) {
 	if p.Root, err = resolveRoot(c.RootMounts, p.Rootfs); err != nil {
 		return nil, err
 	}
-	userns := has(linux, specs.UserNamespace)
+	if err := p.compileMounts(c); err != nil {
+		return nil, err
+	}
+	p.compileFinal(c.Spec)
+	return p, nil
+}
 
+// compileMounts adds what is in spec.Mounts, and the devices.
+func (p *Plan) compileMounts(c Config) error {
+	linux := c.Spec.Linux
+	userns := has(linux, specs.UserNamespace)
 	devBound := false // /dev is the host's: nothing is made in it
-	var seals []Op
 	for i := range c.Spec.Mounts {
 		m := &c.Spec.Mounts[i]
 		field := fmt.Sprintf("mounts[%d]", i)
 		o := ParseOptions(m.Options)
 		o.IDMap = o.IDMap || len(m.UIDMappings)+len(m.GIDMappings) > 0
 		if err := checkOptions(&o, m, linux); err != nil {
-			return nil, fmt.Errorf("%s: %w", field, err)
+			return fmt.Errorf("%s: %w", field, err)
 		}
 		dest := clean(m.Destination)
 		if err := checkDestination(dest, m.Type, o.Bind); err != nil {
-			return nil, fmt.Errorf("%s.destination: %w", field, err)
+			return fmt.Errorf("%s.destination: %w", field, err)
 		}
 		if o.Bind {
 			devBound = devBound || dest == "/dev"
@@ -160,10 +168,9 @@ func Compile(c Config) (*Plan, error) {
 			continue
 		}
 		// Files are still to be made in /dev and tmpfs mounts.
-		late := o.has(unix.MOUNT_ATTR_RDONLY) && (m.Type == "tmpfs" || dest == "/dev")
-		if late {
+		if o.has(unix.MOUNT_ATTR_RDONLY) && (m.Type == "tmpfs" || dest == "/dev") {
 			o.Attrs.Set &^= unix.MOUNT_ATTR_RDONLY
-			seals = append(seals, &seal{field: field, dest: dest})
+			p.Final = append(p.Final, &seal{field: field, dest: dest})
 		}
 		made := &mount{
 			field: field, dest: dest, kind: m.Type, source: m.Source, options: o, label: mountLabel(m.Type, linux),
@@ -171,29 +178,33 @@ func Compile(c Config) (*Plan, error) {
 		}
 		p.addMount(made, userns)
 		if made.super >= 0 && made.long() {
-			return nil, fmt.Errorf("%s.options: one is longer than %d bytes, which fsconfig(2) does not take", field, maxParam)
+			return fmt.Errorf("%s.options: one is longer than %d bytes, which fsconfig(2) does not take", field, maxParam)
 		}
 	}
-
 	if !devBound {
 		p.compileDevices(linux.Devices, userns)
 	}
-	if c.Spec.Process != nil {
-		p.Final = append(p.Final, &directory{field: "process.cwd", path: c.Spec.Process.Cwd})
+	return nil
+}
+
+// compileFinal adds what comes when all is mounted: the working directory, and what
+// is read-only or hidden.
+func (p *Plan) compileFinal(s *specs.Spec) {
+	if s.Process != nil {
+		p.Final = slices.Insert(p.Final, 0, Op(&directory{field: "process.cwd", path: s.Process.Cwd}))
 	}
-	p.Final = append(p.Final, seals...)
-	if c.Spec.Root.Readonly {
+	if s.Root.Readonly {
 		p.Final = append(p.Final, &rootReadonly{})
 	}
-	for i, name := range linux.ReadonlyPaths {
+	for i, name := range s.Linux.ReadonlyPaths {
 		p.Final = append(p.Final, &readonly{field: fmt.Sprintf("linux.readonlyPaths[%d]", i), path: clean(name)})
 	}
-	for i, name := range linux.MaskedPaths {
-		if first := slices.IndexFunc(linux.MaskedPaths, func(s string) bool { return clean(s) == clean(name) }); first == i {
-			p.Final = append(p.Final, &mask{field: fmt.Sprintf("linux.maskedPaths[%d]", i), path: clean(name), label: linux.MountLabel})
+	masked := s.Linux.MaskedPaths
+	for i, name := range masked {
+		if first := slices.IndexFunc(masked, func(s string) bool { return clean(s) == clean(name) }); first == i {
+			p.Final = append(p.Final, &mask{field: fmt.Sprintf("linux.maskedPaths[%d]", i), path: clean(name), label: s.Linux.MountLabel})
 		}
 	}
-	return p, nil
 }
 
 func checkOptions(o *Options, m *specs.Mount, linux *specs.Linux) error {

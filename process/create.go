@@ -383,12 +383,12 @@ func (m *making) explain(err error) error {
 	if m.init != nil { // it makes no file systems any more, and others may see it
 		return err
 	}
-	context, taken := m.start.Process().Descriptor(int(m.plan.Context.Value(m.start.report)), "a file system")
+	fs, taken := m.start.Process().Descriptor(int(m.plan.Context.Value(m.start.report)), "a file system")
 	if taken != nil {
 		return err
 	}
-	defer context.Close()
-	return mounts.Explain(int(context.Fd()), err)
+	defer fs.Close()
+	return mounts.Explain(int(fs.Fd()), err)
 }
 
 // ownCapabilities are those that this process can hand to a container.

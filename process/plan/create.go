@@ -138,7 +138,7 @@ func (b *builder) joinNamespaces(c *spec.Container, last bool) {
 
 // join joins a namespace; one of pids, for the children only (setns(2)).
 func (b *builder) join(ns *specs.LinuxNamespace) *script.Step {
-	field := at("linux.namespaces (%s, %s)", ns.Type, ns.Path)
+	field := fmt.Sprintf("linux.namespaces (%s, %s)", ns.Type, ns.Path)
 	fd := b.file(File{Kind: JoinNamespace, Namespace: *ns, Field: field})
 	known := cloneFlags[slices.Index(Namespaces(), ns.Type)]
 	return b.Add(script.Setns, fd, script.Flags(known.flag, known.name)).For(field)
@@ -217,7 +217,7 @@ func (b *builder) super(s mounts.Super) script.Cell {
 		}
 	}
 	config(unix.FSCONFIG_CMD_CREATE, "FSCONFIG_CMD_CREATE", script.Null, script.Null, zero)
-	b.Add(script.Fsmount, context.Arg(), script.Flags(unix.FSMOUNT_CLOEXEC, "FSMOUNT_CLOEXEC"), script.Flags(s.Attrs, at("%#x", s.Attrs))).
+	b.Add(script.Fsmount, context.Arg(), script.Flags(unix.FSMOUNT_CLOEXEC, "FSMOUNT_CLOEXEC"), script.Flags(s.Attrs, fmt.Sprintf("%#x", s.Attrs))).
 		Into(mount).For(s.Field)
 	b.Add(script.Close, context.Arg())
 	return mount
@@ -237,7 +237,7 @@ func (b *builder) sysctls(list map[string]string, proc script.Cell) {
 	flags := b.Bytes(how, "{O_WRONLY|O_CLOEXEC, RESOLVE_BENEATH|RESOLVE_NO_SYMLINKS|RESOLVE_NO_XDEV}")
 	fd := b.Cell("fd")
 	for _, key := range slices.Sorted(maps.Keys(list)) {
-		field := at("linux.sysctl[%s]", key)
+		field := fmt.Sprintf("linux.sysctl[%s]", key)
 		b.Add(script.Openat2, proc.Arg(), b.CString("sys/"+spec.SysctlPath(key)), flags, script.Int(len(how))).Into(fd).For(field)
 		b.writeTo(fd.Arg(), list[key]).For(field)
 		b.Add(script.Close, fd.Arg())

@@ -2,6 +2,7 @@ package plan
 
 import (
 	"encoding/binary"
+	"fmt"
 	"slices"
 	"strings"
 
@@ -32,7 +33,7 @@ func (b *builder) keyring(id string, first bool) {
 	if b.userns {
 		permissions = 0x3f130000 | 0x8
 	}
-	b.Add(script.Keyctl, script.Flags(unix.KEYCTL_SETPERM, "KEYCTL_SETPERM"), ring.Arg(), script.Flags(permissions, at("%#x", permissions))).
+	b.Add(script.Keyctl, script.Flags(unix.KEYCTL_SETPERM, "KEYCTL_SETPERM"), ring.Arg(), script.Flags(permissions, fmt.Sprintf("%#x", permissions))).
 		Allow(unix.ENOSYS)
 }
 
@@ -45,14 +46,14 @@ func (b *builder) becomeRoot() {
 	b.hide("nor now")
 }
 
-// person sets personality, NUMA memory policy and the like, which need no
+// personality sets personality, NUMA memory policy and the like, which need no
 // privileges.
-func (b *builder) person(linux *specs.Linux) {
+func (b *builder) personality(linux *specs.Linux) {
 	if p := linux.Personality; p != nil {
 		domain := map[specs.LinuxPersonalityDomain]uint64{specs.PerLinux: 0, specs.PerLinux32: 8}[p.Domain]
 		b.Add(script.Personality, script.Flags(domain, string("PER_"+p.Domain))).For("linux.personality")
 		for _, flag := range p.Flags {
-			b.Warnings = append(b.Warnings, at("linux.personality.flags: %s is ignored", flag))
+			b.Warnings = append(b.Warnings, fmt.Sprintf("linux.personality.flags: %s is ignored", flag))
 		}
 	}
 	if p := linux.MemoryPolicy; p != nil {
@@ -87,7 +88,7 @@ func (b *builder) affinity(list, field string) {
 // are already, it does so only with no more rights than the container has, and in
 // its filter: others can see it in there.
 func (b *builder) become(linux *specs.Linux, enters bool) {
-	b.person(linux)
+	b.personality(linux)
 	b.credentials()
 	b.lookup()
 	confined := enters && b.filterLetsEnter()
@@ -192,7 +193,7 @@ func (b *builder) user(u *specs.User) {
 	for _, gid := range u.AdditionalGids {
 		groups = binary.LittleEndian.AppendUint32(groups, gid)
 	}
-	step := b.Add(script.Setgroups, script.Int(len(u.AdditionalGids)), b.Bytes(groups, at("%d", u.AdditionalGids))).For("process.user.additionalGids")
+	step := b.Add(script.Setgroups, script.Int(len(u.AdditionalGids)), b.Bytes(groups, fmt.Sprintf("%d", u.AdditionalGids))).For("process.user.additionalGids")
 	if len(u.AdditionalGids) == 0 && b.userns {
 		step.Allow(unix.EPERM) // denied in the namespace, and nothing is asked for
 	}
@@ -257,7 +258,7 @@ func (b *builder) capset(s *caps.Sets) *script.Step {
 			data = order.AppendUint32(data, uint32(set>>(32*half)))
 		}
 	}
-	text := at("{effective=%#x, permitted=%#x, inheritable=%#x}", s.Effective, s.Permitted, s.Inheritable)
+	text := fmt.Sprintf("{effective=%#x, permitted=%#x, inheritable=%#x}", s.Effective, s.Permitted, s.Inheritable)
 	return b.Add(script.Capset, b.Bytes(header, "v3"), b.Bytes(data, text)).For("process.capabilities")
 }
 
@@ -301,11 +302,11 @@ func (b *builder) seccomp() {
 	}
 	b.loaded = true
 	// struct sock_fprog of seccomp(2)
-	program := b.Bytes(f.Program, at("%d instructions", f.Len))
+	program := b.Bytes(f.Program, fmt.Sprintf("%d instructions", f.Len))
 	fprog := binary.LittleEndian.AppendUint64(nil, uint64(f.Len))
 	fprog = binary.LittleEndian.AppendUint64(fprog, program.Value())
 	step := b.Add(script.Seccomp, script.Flags(unix.SECCOMP_SET_MODE_FILTER, "SECCOMP_SET_MODE_FILTER"),
-		script.Flags(f.Flags, at("%#x", f.Flags)), b.Bytes(fprog, program.Text())).For("linux.seccomp")
+		script.Flags(f.Flags, fmt.Sprintf("%#x", f.Flags)), b.Bytes(fprog, program.Text())).For("linux.seccomp")
 	if f.Listener() {
 		step.Into(b.Listener)
 	}
@@ -338,10 +339,10 @@ func (b *builder) lookup() {
 		directory := b.Label("directory")
 		b.access(b.CString(name+"/."), unix.F_OK).Allow(script.AnyError).Into(result)
 		b.Jump(result.Arg(), zero, directory)
-		b.access(path, unix.X_OK).Fails(at("exec: %q: stat %s", name, name))
+		b.access(path, unix.X_OK).Fails(fmt.Sprintf("exec: %q: stat %s", name, name))
 		b.Goto(found)
 		b.Place(directory)
-		b.Add(script.Openat, atFDCWD, path, script.Flags(unix.O_WRONLY, "O_WRONLY")).Fails(at("exec: %q", name)) // EISDIR
+		b.Add(script.Openat, atFDCWD, path, script.Flags(unix.O_WRONLY, "O_WRONLY")).Fails(fmt.Sprintf("exec: %q", name)) // EISDIR
 		b.Place(found)
 		return
 	}
@@ -355,7 +356,7 @@ func (b *builder) lookup() {
 		b.Place(next)
 		next = b.Label("next")
 	}
-	b.access(b.CString(""), unix.X_OK).Fails(at("exec: %q: executable file not found in $PATH", name))
+	b.access(b.CString(""), unix.X_OK).Fails(fmt.Sprintf("exec: %q: executable file not found in $PATH", name))
 	b.Place(found)
 }
 
@@ -367,7 +368,7 @@ func (b *builder) access(path script.Arg, mode uint32) *script.Step {
 // looked up by the shim, in a file that is there only when the script runs.
 func (b *builder) environment() script.Arg {
 	env, home := spec.Environment(b.process.Env)
-	text := at("[%d variables]", len(env))
+	text := fmt.Sprintf("[%d variables]", len(env))
 	if home {
 		return b.Strings(env, text)
 	}

@@ -2,6 +2,7 @@ package plan
 
 import (
 	"encoding/binary"
+	"fmt"
 	"strings"
 
 	"github.com/opencontainers/runtime-spec/specs-go"
@@ -92,8 +93,8 @@ const processLimit = "RLIMIT_NPROC"
 func (b *builder) limit(i int, soft, hard uint64) *script.Step {
 	kind := b.process.Rlimits[i].Type
 	value := binary.NativeEndian.AppendUint64(binary.NativeEndian.AppendUint64(nil, soft), hard)
-	return b.Add(script.Prlimit, script.Int(0), script.Flags(uint64(spec.Rlimits[kind]), kind), b.Bytes(value, at("{%d, %d}", soft, hard)), script.Null).
-		For(at("process.rlimits[%d]", i))
+	return b.Add(script.Prlimit, script.Int(0), script.Flags(uint64(spec.Rlimits[kind]), kind), b.Bytes(value, fmt.Sprintf("{%d, %d}", soft, hard)), script.Null).
+		For(fmt.Sprintf("process.rlimits[%d]", i))
 }
 
 // lastLimits comes after the last clone.

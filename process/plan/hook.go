@@ -1,6 +1,7 @@
 package plan
 
 import (
+	"fmt"
 	"strings"
 
 	"github.com/opencontainers/runtime-spec/specs-go"
@@ -34,7 +35,7 @@ func NewHook(c *spec.Container, program string, args, env []string, host Host) *
 	}
 	b.session()
 	text := strings.Join(args, " ")
-	b.Add(script.Execve, b.CString(program), b.Strings(args, text), b.Strings(env, "env")).Fails(at("exec %q", program))
+	b.Add(script.Execve, b.CString(program), b.Strings(args, text), b.Strings(env, "env")).Fails(fmt.Sprintf("exec %q", program))
 	b.End()
 	return &b.Script
 }

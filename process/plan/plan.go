@@ -1,8 +1,6 @@
 package plan
 
 import (
-	"fmt"
-
 	"github.com/opencontainers/runtime-spec/specs-go"
 	"golang.org/x/sys/unix"
 
@@ -178,8 +176,6 @@ func (b *builder) file(f File) script.Arg {
 	b.Files = append(b.Files, f)
 	return script.Int(script.FirstFD + len(b.Files) - 1)
 }
-
-func at(format string, args ...any) string { return fmt.Sprintf(format, args...) }
 
 // atFDCWD is AT_FDCWD, for paths that are absolute or relative to the working
 // directory.

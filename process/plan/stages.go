@@ -2,6 +2,7 @@ package plan
 
 import (
 	"encoding/binary"
+	"fmt"
 	"strings"
 
 	"golang.org/x/sys/unix"
@@ -15,13 +16,13 @@ import (
 // that the script uses.
 func (b *builder) enter() {
 	if adj := b.process.OOMScoreAdj; adj != nil {
-		b.write("/proc/self/oom_score_adj", at("%d", *adj), "process.oomScoreAdj")
+		b.write("/proc/self/oom_score_adj", fmt.Sprintf("%d", *adj), "process.oomScoreAdj")
 	}
 	if profile := b.process.ApparmorProfile; profile != "" {
-		b.label("apparmor/", "exec "+profile, "process.apparmorProfile").Fails(at("process.apparmorProfile: %q, is it loaded?", profile))
+		b.label("apparmor/", "exec "+profile, "process.apparmorProfile").Fails(fmt.Sprintf("process.apparmorProfile: %q, is it loaded?", profile))
 	}
 	if label := b.process.SelinuxLabel; label != "" {
-		b.label("", label, "process.selinuxLabel").Fails(at("process.selinuxLabel: %q", label))
+		b.label("", label, "process.selinuxLabel").Fails(fmt.Sprintf("process.selinuxLabel: %q", label))
 		if !b.options.NoNewKeyring {
 			b.write("/proc/self/attr/keycreate", label, "process.selinuxLabel")
 		}
@@ -125,6 +126,6 @@ func (b *builder) execute() {
 		b.seccomp()
 		b.listener()
 	}
-	b.Add(script.Execve, b.path.Arg(), b.Strings(b.process.Args, ""), b.environment()).Fails(at("exec %q", b.process.Args[0]))
+	b.Add(script.Execve, b.path.Arg(), b.Strings(b.process.Args, ""), b.environment()).Fails(fmt.Sprintf("exec %q", b.process.Args[0]))
 	b.End()
 }
