@@ -102,7 +102,7 @@ func TestHooksBeforeReadonly(t *testing.T) {
 		s.Process.Cwd = "/brought/cwd"
 		s.Linux.MaskedPaths = append(s.Linux.MaskedPaths, "/brought/secret")
 		s.Hooks = &specs.Hooks{
-			CreateContainer: shell("mkdir brought && mount -t tmpfs brought brought && echo secret >brought/secret && echo hook >brought/file"),
+			CreateContainer: shell("mkdir brought && mount -t tmpfs none brought && echo secret >brought/secret && echo hook >brought/file"),
 		}
 		for i := range s.Mounts {
 			if s.Mounts[i].Destination == "/dev" {

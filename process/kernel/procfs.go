@@ -50,7 +50,7 @@ func VerifyProc(context *os.File) error {
 	const option = "no-such-option"
 	err = unix.FsconfigSetFlag(int(context.Fd()), option)
 	if !errors.Is(err, unix.EINVAL) {
-		return fmt.Errorf("the context is not one for a procfs: it takes any option (%v)", err)
+		return errors.Join(errors.New("the context is not one for a procfs: it takes any option"), err)
 	}
 	message := make([]byte, 1024)
 	for range 8 { // those that a context keeps

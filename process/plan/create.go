@@ -62,7 +62,7 @@ func NewCreate(c *spec.Container, id string, filter *seccomp.Filter, host Host, 
 	if last {
 		b.join(c.Namespace(specs.PIDNamespace)).Because("for the last clone")
 	}
-	b.closeFrom(script.ScriptFD, "those were for the clone")
+	b.closeRest("those were for the clone")
 	b.affinity("", "")
 
 	if c.New(specs.UserNamespace) {
@@ -103,7 +103,7 @@ func NewCreate(c *spec.Container, id string, filter *seccomp.Filter, host Host, 
 			b.Add(script.Dup3, stream, script.Int(fd), script.Int(0))
 		}
 	}
-	b.closeFrom(script.ScriptFD, "mounts and root are in place")
+	b.closeRest("mounts and root are in place")
 	b.become(c.Linux, last)
 	b.report(Ready)
 	if !b.loaded && b.filterLetsWait() {
@@ -129,8 +129,10 @@ func entersLast(c *spec.Container) bool {
 // if that is left for the end.
 func (b *builder) joinNamespaces(c *spec.Container, last bool) {
 	for _, known := range cloneFlags {
-		ns := c.Namespace(known.kind)
-		if ns != nil && ns.Path != "" && !(last && known.kind == specs.PIDNamespace) {
+		if last && known.kind == specs.PIDNamespace {
+			continue
+		}
+		if ns := c.Namespace(known.kind); ns != nil && ns.Path != "" {
 			b.join(ns)
 		}
 	}

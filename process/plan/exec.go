@@ -54,7 +54,7 @@ func NewExec(c *spec.Container, id string, process *specs.Process, filter *secco
 			b.Add(script.Dup3, terminal, script.Int(fd), script.Int(0)).For("process.terminal")
 		}
 	}
-	b.closeFrom(script.ScriptFD, "what is used in the container is the container's")
+	b.closeRest("what is used in the container is the container's")
 	b.become(c.Linux, c.Has(specs.PIDNamespace))
 	b.execute()
 

@@ -29,7 +29,7 @@ func NewHook(c *spec.Container, program string, args, env []string, host Host) *
 		b.becomeRoot()
 	}
 	b.Add(script.Fchdir, b.file(File{Kind: RootDir}))
-	b.closeFrom(script.ScriptFD, "those were for the namespaces")
+	b.closeRest("those were for the namespaces")
 	if pids {
 		b.enterPIDs()
 	}

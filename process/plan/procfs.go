@@ -49,7 +49,7 @@ func NewProcOpener(pids specs.LinuxNamespace, host Host) (*ProcOpener, error) {
 	root := b.super(mounts.EmptyDirectory)
 	b.Add(script.Fchdir, root.Arg())
 	b.Add(script.Chroot, b.CString(".")).Because("nothing can be found in there")
-	b.closeFrom(script.ScriptFD, "nor here")
+	b.closeRest("nor here")
 	for fd := range script.ControlFD {
 		b.Add(script.Close, script.Int(fd))
 	}

@@ -40,10 +40,10 @@ func (b *builder) hide(why string) {
 	b.Add(script.Prctl, script.Flags(unix.PR_SET_DUMPABLE, "PR_SET_DUMPABLE"), script.Int(0)).Because(why)
 }
 
-// closeFrom closes all descriptors from fd on, also such of the shim as are not
-// close-on-exec, should there be any (CVE-2024-21626).
-func (b *builder) closeFrom(fd int, why string) {
-	b.Add(script.CloseRange, script.Int(fd), script.Flags(^uint32(0), "~0"), script.Int(0)).Because(why)
+// closeRest closes all descriptors but the streams and the socket, also such of the
+// shim as are not close-on-exec, should there be any (CVE-2024-21626).
+func (b *builder) closeRest(why string) {
+	b.Add(script.CloseRange, script.Int(script.ScriptFD), script.Flags(^uint32(0), "~0"), script.Int(0)).Because(why)
 }
 
 // write writes to a file that exists.
