@@ -35,7 +35,11 @@ func TestOverwriteTheRuntime(t *testing.T) {
 		before := hashOf(e, e.runtime.Shim)
 		b := e.launch(testbox("exe-writer", "600"))
 		b.await("ready\n")
-		for range count(40, 200) {
+		rounds := count(40, 200)
+		if e.oracle() && patience() > 1 {
+			rounds = 10
+		}
+		for range rounds {
 			if _, err := b.tryExec([]string{"/proc/self/exe"}); err != nil {
 				e.Fatal(err)
 			}

@@ -1,6 +1,7 @@
 package integration
 
 import (
+	"context"
 	"fmt"
 	"reflect"
 	"slices"
@@ -102,7 +103,9 @@ func TestEventsOfALife(t *testing.T) {
 // What containerd's own clients are told, each thing once.
 func TestEventsThroughContainerd(t *testing.T) {
 	each(t, func(e *env) {
-		envelopes, errs := e.daemon.Client.Subscribe(e.ctx, `topic~="^/tasks/"`)
+		ctx, cancel := context.WithTimeout(e.ctx, time.Duration(patience())*20*time.Second) // one that is lost never comes
+		defer cancel()
+		envelopes, errs := e.daemon.Client.Subscribe(ctx, `topic~="^/tasks/"`)
 		b := e.launch(testbox("exit", "2"))
 		b.end()
 		var topics []string
