@@ -37,7 +37,10 @@ func (g *Group) set(r *specs.LinuxResources, update bool) error {
 		return err
 	}
 	defer g.done()
-	f := g.facts(update)
+	f, err := g.facts(update)
+	if err != nil {
+		return err
+	}
 	writes, err := Plan(r, f)
 	if err != nil {
 		return err
@@ -84,30 +87,31 @@ func (g *Group) setWithUnit(r *specs.LinuxResources, writes []Write, f Facts) er
 		_, err = g.apply(writes)
 	}
 	if err != nil && f.Update {
-		old, undo, _ := unitProperties(undo, f)
-		err = errors.Join(err, g.setUnit(old), g.takeBack(undo))
+		old, back, untold := unitProperties(undo, f)
+		err = errors.Join(err, untold, g.setUnit(old), g.takeBack(back))
 	}
 	return err
 }
 
 // facts returns what a plan for the group must know.
-func (g *Group) facts(update bool) Facts {
+func (g *Group) facts(update bool) (Facts, error) {
 	f := Facts{V2: g.V2(), Update: update, Read: g.read}
+	if f.V2 {
+		text, err := g.read("", "cgroup.controllers")
+		f.Controllers = strings.Fields(text)
+		return f, err
+	}
 	for _, d := range g.dirs {
 		f.Controllers = append(f.Controllers, d.Controllers...)
 	}
-	if f.V2 && len(g.dirs) > 0 {
-		text, _ := g.dirs[0].read("cgroup.controllers")
-		f.Controllers = strings.Fields(text)
-	}
-	return f
+	return f, nil
 }
 
 // inverses are the writes that take others back, in their order.
 func (g *Group) inverses(writes []Write) []Write {
 	undo := make([]Write, len(writes))
 	for i, w := range writes {
-		if before, ok := g.read(w.Controller, w.File); ok {
+		if before, err := g.read(w.Controller, w.File); err == nil {
 			undo[i] = inverse(w, before)
 		}
 	}
@@ -147,13 +151,12 @@ func (g *Group) takeBack(undo []Write) (err error) {
 }
 
 // read returns what is in a file of the group.
-func (g *Group) read(controller, file string) (string, bool) {
+func (g *Group) read(controller, file string) (string, error) {
 	d := g.dir(controller)
 	if d == nil {
-		return "", false
+		return "", &os.PathError{Op: "read", Path: file, Err: unix.ENOENT}
 	}
-	text, err := d.read(file)
-	return text, err == nil
+	return d.read(file)
 }
 
 // openFile is the file written last; a list of devices goes to the same one.

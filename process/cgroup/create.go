@@ -62,7 +62,11 @@ func (g *Group) prepare(r *specs.LinuxResources) error {
 	if g.V2() {
 		return allowThreads(g.dirs[0], r)
 	}
-	writes, err := planEarly(r, g.facts(false))
+	f, err := g.facts(false)
+	if err != nil {
+		return err
+	}
+	writes, err := planEarly(r, f)
 	if err != nil {
 		return err
 	}
@@ -201,7 +205,7 @@ func allowThreads(d dir, r *specs.LinuxResources) error {
 // for themselves.
 func needsDomain(r *specs.LinuxResources) bool {
 	domain := []string{"memory", "io", "cpu", "hugetlb"}
-	writes, _ := Plan(r, Facts{V2: true, Controllers: domain, Read: func(_, _ string) (string, bool) { return "", false }})
+	writes, _ := Plan(r, Facts{V2: true, Controllers: domain, Read: func(_, _ string) (string, error) { return "", os.ErrNotExist }})
 	return slices.ContainsFunc(writes, func(w Write) bool { return slices.Contains(domain, w.Controller) })
 }
 

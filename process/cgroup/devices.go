@@ -231,9 +231,9 @@ func (p *plan) devicesV1(rules []specs.LinuxDeviceCgroup) {
 		p.fail(controller, "the cgroup has no devices controller")
 		return
 	}
-	list, ok := p.Read(controller, "devices.list")
-	if !ok { // and an empty list would mean that nothing is allowed
-		p.fail(controller, "devices.list cannot be read")
+	list, err := p.Read(controller, "devices.list")
+	if err != nil { // and an empty list would mean that nothing is allowed
+		p.err = cmp.Or(p.err, fmt.Errorf("%s: %w", field, err))
 		return
 	}
 	now, err := parseFilter(list)

@@ -20,12 +20,16 @@ import (
 	specs "github.com/opencontainers/runtime-spec/specs-go"
 	"golang.org/x/sys/unix"
 	"google.golang.org/protobuf/proto"
+
+	"github.com/myshim/myshim/process/spec"
 )
 
 func needController(t testing.TB, g *Group, controllers ...string) {
 	t.Helper()
+	f, err := g.facts(false)
+	ok(t, err)
 	for _, c := range controllers {
-		if !slices.Contains(g.facts(false).Controllers, c) {
+		if !slices.Contains(f.Controllers, c) {
 			t.Skipf("needs the %s controller", c)
 		}
 	}
@@ -72,6 +76,19 @@ func TestSetErrors(t *testing.T) {
 		err := g.Update(resources(t, `{"unified": {"memory.nofile": "1"}}`))
 		if want := `linux.resources.unified["memory.nofile"]: write "1" to memory.nofile: no such file or directory`; fmt.Sprint(err) != want {
 			t.Errorf("got %v, want %s", err, want)
+		}
+	}
+}
+
+// What the group has cannot be read: that is not the same as nothing.
+func TestUnreadable(t *testing.T) {
+	for name, g := range map[string]*Group{
+		"cgroup.controllers": fakeGroup(t, Dir{}, nil),
+		"devices.list":       fakeGroup(t, Dir{Controllers: []string{"devices"}}, nil),
+	} {
+		err := g.Set(nil)
+		if !errors.Is(err, unix.ENOENT) || errors.Is(err, spec.ErrInvalid) || !strings.Contains(fmt.Sprint(err), name) {
+			t.Errorf("got %v, want one about %s", err, name)
 		}
 	}
 }

@@ -203,6 +203,21 @@ func newTestGroup(t testing.TB) *Group {
 	return g
 }
 
+// fakeGroup is a group of one hierarchy that is a plain directory with the files:
+// a kernel that does not do as it is told.
+func fakeGroup(t *testing.T, where Dir, files map[string]string) *Group {
+	t.Helper()
+	where.Mount, where.Path = t.TempDir(), "/fake"
+	ok(t, os.Mkdir(where.absolute(), 0o755))
+	for name, text := range files {
+		ok(t, os.WriteFile(filepath.Join(where.absolute(), name), []byte(text), 0o644))
+	}
+	g, err := Open(Location{Dirs: []Dir{where}})
+	ok(t, err)
+	t.Cleanup(g.Close)
+	return g
+}
+
 func cleanUp(t testing.TB, g *Group) {
 	t.Cleanup(func() {
 		if err := g.Kill(); err != nil && !errors.Is(err, ErrDeleted) {

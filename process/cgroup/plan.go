@@ -36,8 +36,8 @@ type Facts struct {
 	Controllers []string // which the group has
 	// Update says that there are limits already.
 	Update bool
-	// Read returns what is in a file of the group; false if there is none.
-	Read func(controller, file string) (string, bool)
+	// Read returns what is in a file of the group.
+	Read func(controller, file string) (string, error)
 }
 
 // Plan compiles limits to the writes that set them, in an order that the kernel
@@ -86,8 +86,8 @@ func (p *plan) has(controller string) bool { return slices.Contains(p.Controller
 
 // exists asks whether this kernel has a file.
 func (p *plan) exists(controller, file string) bool {
-	_, ok := p.Read(controller, file)
-	return ok
+	_, err := p.Read(controller, file)
+	return err == nil
 }
 
 // put adds the write of a limit. It is an error if its controller is missing.
@@ -212,8 +212,8 @@ func number(text string) uint64 {
 
 // current is the number in a file, unlimited if there is none.
 func (p *plan) current(controller, file string) uint64 {
-	text, ok := p.Read(controller, file)
-	if !ok {
+	text, err := p.Read(controller, file)
+	if err != nil {
 		return unlimited
 	}
 	return number(text)

@@ -31,12 +31,15 @@ var fresh = map[string]string{
 func testFacts(v2, update bool, now map[string]string) Facts {
 	f := Facts{
 		V2: v2, Update: update, Controllers: v1Controllers,
-		Read: func(_, file string) (string, bool) {
+		Read: func(_, file string) (string, error) {
 			text, ok := now[file]
 			if !ok {
 				text, ok = fresh[file]
 			}
-			return text, ok && text != "(missing)"
+			if !ok || text == "(missing)" {
+				return "", os.ErrNotExist
+			}
+			return text, nil
 		},
 	}
 	if v2 {
@@ -242,12 +245,12 @@ func (m *model) write(w Write) error {
 func (m *model) facts(update bool) Facts {
 	f := testFacts(m.v2, update, m.values)
 	read := f.Read
-	f.Read = func(c, file string) (string, bool) {
-		text, ok := read(c, file)
+	f.Read = func(c, file string) (string, error) {
+		text, err := read(c, file)
 		if text == "max" && !m.v2 {
 			text = "9223372036854771712"
 		}
-		return text + "\n", ok
+		return text + "\n", err
 	}
 	return f
 }
@@ -350,11 +353,14 @@ func FuzzPlan(f *testing.F) {
 		for _, v2 := range []bool{false, true} {
 			for _, update := range []bool{false, true} {
 				facts := testFacts(v2, update, nil)
-				facts.Read = func(_, file string) (string, bool) {
+				facts.Read = func(_, file string) (string, error) {
 					if file == "devices.list" {
-						return "a *:* rwm\n", true
+						return "a *:* rwm\n", nil
 					}
-					return now, now != ""
+					if now == "" {
+						return "", os.ErrNotExist
+					}
+					return now, nil
 				}
 				first, err := Plan(&r, facts)
 				second, again := Plan(&r, facts)

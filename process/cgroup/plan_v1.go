@@ -144,8 +144,8 @@ func (p *plan) burst(cpu *specs.LinuxCPU, file string, quota func()) {
 	put := func() {
 		p.limit(*cpu.Burst == 0, "cpu", file, utoa(*cpu.Burst), "cpu.burst")
 	}
-	now, _ := p.Read("cpu", file)
-	if *cpu.Burst <= number(now) && now != "" {
+	now, err := p.Read("cpu", file)
+	if err == nil && *cpu.Burst <= number(now) {
 		put()
 		quota()
 	} else {

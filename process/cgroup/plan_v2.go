@@ -101,8 +101,8 @@ func (p *plan) checkUsage(m *specs.LinuxMemory) {
 	if !value(m.CheckBeforeUpdate) {
 		return
 	}
-	text, ok := p.Read("memory", "memory.current")
-	if !ok {
+	text, err := p.Read("memory", "memory.current")
+	if err != nil {
 		return
 	}
 	usage := number(text)
@@ -116,7 +116,8 @@ func (p *plan) checkUsage(m *specs.LinuxMemory) {
 
 func (p *plan) io(b *specs.LinuxBlockIO) {
 	const bfq = "io.bfq.weight"
-	now, haveBFQ := p.Read("io", bfq)
+	now, err := p.Read("io", bfq)
+	haveBFQ := err == nil
 	if n := value(b.Weight); n != 0 {
 		switch {
 		case haveBFQ:
@@ -167,7 +168,7 @@ func (p *plan) cpuMax(cpu *specs.LinuxCPU) {
 	if quota == 0 {
 		field = "cpu.period"
 	}
-	if now, ok := p.Read("cpu", "cpu.max"); ok && p.Update {
+	if now, err := p.Read("cpu", "cpu.max"); err == nil && p.Update {
 		if f := strings.Fields(now); len(f) == 2 {
 			if n := number(f[0]); quota == 0 && n != unlimited {
 				quota = int64(n)

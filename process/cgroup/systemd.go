@@ -141,7 +141,7 @@ func unitProperties(writes []Write, f Facts) ([]property, []Write, error) {
 			add("CPUQuotaPeriodUSec", n)
 		case "cpu.cfs_quota_us":
 			period := uint64(100000)
-			if now, ok := f.Read("cpu", "cpu.cfs_period_us"); ok {
+			if now, err := f.Read("cpu", "cpu.cfs_period_us"); err == nil {
 				period = number(now)
 			}
 			for _, w := range writes {
