@@ -149,16 +149,23 @@ func (g *Group) Pids() ([]int, error) {
 	return g.pids()
 }
 
-// pids lists v1's hierarchy of devices, as runc does: the one controller that a
-// container needs. A privileged container may have moved processes elsewhere
-// in another one.
 func (g *Group) pids() ([]int, error) {
-	for _, c := range []string{"devices", "pids", "freezer", ""} {
-		if d := g.dir(c); d != nil {
-			return d.pids()
-		}
+	if d := g.members(); d != nil {
+		return d.pids()
 	}
 	return nil, nil
+}
+
+// members is the directory that says who is in the group: with v1 that of
+// devices, as for runc, the one controller that a container needs. A privileged
+// container may have moved processes elsewhere in another one.
+func (g *Group) members() *dir {
+	for _, c := range []string{"devices", "pids", "freezer", ""} {
+		if d := g.dir(c); d != nil {
+			return d
+		}
+	}
+	return nil
 }
 
 // Delegate gives a v2 group to a user, as cgroups(7) says under "Cgroup

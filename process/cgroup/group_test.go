@@ -6,6 +6,7 @@ import (
 	"errors"
 	"fmt"
 	"os"
+	"os/exec"
 	"path"
 	"slices"
 	"strings"
@@ -365,6 +366,27 @@ func TestForkBombV1(t *testing.T) {
 		ok(t, err)
 		return len(pids) == 0
 	})
+}
+
+// A process that does not end, in a group that does not freeze: Kill gives up, and
+// says where.
+func TestKillGivesUp(t *testing.T) {
+	dead := exec.Command("/bin/true") // which does not end once more
+	ok(t, dead.Start())
+	defer dead.Wait()
+	for name, files := range map[string]map[string]string{
+		"devices": {},
+		"freezer": {"freezer.state": "THAWING\n"}, // what is written does not change all of it
+	} {
+		files["cgroup.procs"] = fmt.Sprintln(dead.Process.Pid)
+		g := fakeGroup(t, Dir{Controllers: []string{name}}, files)
+		want := fmt.Sprintf("kill cgroup: %s: after 20 rounds there are still processes [%d]", g.Dirs[0].absolute(), dead.Process.Pid)
+		if err := g.Kill(); err == nil || err.Error() != want {
+			t.Errorf("%s: got %v, want %s", name, err, want)
+		}
+		ok(t, os.WriteFile(g.Dirs[0].absolute()+"/cgroup.procs", nil, 0))
+		ok(t, g.Kill())
+	}
 }
 
 func TestSignal(t *testing.T) {

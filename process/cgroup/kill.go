@@ -25,6 +25,13 @@ func (g *Group) Kill() error {
 	return nil
 }
 
+// Without cgroup.kill, a group is killed in rounds. In each, the processes have
+// killTime to freeze, and again to end.
+const (
+	killRounds = 20
+	killTime   = 20 * time.Millisecond
+)
+
 func (g *Group) kill() error {
 	// cgroup.kill (Linux 5.14) is one step for all. A hybrid has it, too.
 	killed := false
@@ -38,10 +45,10 @@ func (g *Group) kill() error {
 	// Several rounds, for those that did not freeze in time. v1 lets nobody die
 	// before it is thawed.
 	freezer := g.freezer()
-	for range 20 {
+	for range killRounds {
 		complete := killed
 		if !killed && freezer != nil {
-			ctx, cancel := context.WithTimeout(context.Background(), 20*time.Millisecond)
+			ctx, cancel := context.WithTimeout(context.Background(), killTime)
 			complete = freezer.freeze(ctx) == nil
 			cancel()
 		}
@@ -55,8 +62,13 @@ func (g *Group) kill() error {
 		if err != nil || complete || len(pids) == 0 {
 			return err
 		}
+		time.Sleep(killTime)
 	}
-	return nil
+	pids, err := g.pids()
+	if err != nil || len(pids) == 0 {
+		return err
+	}
+	return fmt.Errorf("%s: after %d rounds there are still processes %v", g.members().absolute(), killRounds, pids)
 }
 
 // Signal sends a signal to every process of the group and below. SIGKILL is
