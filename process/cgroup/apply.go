@@ -198,7 +198,7 @@ func (g *Group) write(file *openFile, w Write) error {
 		}
 		*file = openFile{fd, d, w.File}
 	}
-	err := writeAll(file.fd, w.File, w.Value)
+	err := d.writeTo(file.fd, w.File, w.Value)
 	if errors.Is(err, unix.EBUSY) && w.File == "memory.limit_in_bytes" {
 		usage, _ := d.read("memory.usage_in_bytes")
 		peak, _ := d.read("memory.max_usage_in_bytes")

@@ -80,42 +80,42 @@ func (g *Group) prepare(r *specs.LinuxResources) error {
 // create makes the directory in one hierarchy, with those above it, and opens
 // it. fresh says that it did not exist.
 func create(where Dir, v2 bool, made *[]string) (d dir, fresh bool, err error) {
-	mount, err := openMount(where)
+	root, err := openRoot(where)
 	if err != nil {
 		return dir{}, false, err
 	}
-	defer unix.Close(mount)
+	defer unix.Close(root.fd)
 	if v2 {
-		err = enableControllers(mount, where, made)
+		err = enableControllers(root, path.Dir(where.Path), made)
 	}
 	if err == nil {
-		fresh, err = mkdirAll(mount, where, where.Path, made)
+		fresh, err = mkdirAll(root, where.Path, made)
 	}
 	if err != nil {
 		return dir{}, false, err
 	}
-	fd, err := openBelow(mount, where)
-	return dir{where, fd}, fresh, err
+	d, err = openBelow(root, where)
+	return d, fresh, err
 }
 
 // mkdirAll makes a directory below the root of a hierarchy; mostly its parent
 // is there.
-func mkdirAll(mount int, where Dir, p string, made *[]string) (fresh bool, err error) {
-	err = unix.Mkdirat(mount, p[1:], 0o755)
+func mkdirAll(root dir, p string, made *[]string) (fresh bool, err error) {
+	err = unix.Mkdirat(root.fd, p[1:], 0o755)
 	if err == unix.ENOENT && path.Dir(p) != "/" {
-		if _, err := mkdirAll(mount, where, path.Dir(p), made); err != nil {
+		if _, err := mkdirAll(root, path.Dir(p), made); err != nil {
 			return false, err
 		}
-		err = unix.Mkdirat(mount, p[1:], 0o755)
+		err = unix.Mkdirat(root.fd, p[1:], 0o755)
 	}
 	switch err {
 	case nil:
-		*made = append(*made, where.Mount+p)
+		*made = append(*made, root.Mount+p)
 		return true, nil
 	case unix.EEXIST:
 		return false, nil
 	}
-	return false, &os.PathError{Op: "mkdir", Path: where.Mount + p, Err: err}
+	return false, &os.PathError{Op: "mkdir", Path: root.Mount + p, Err: err}
 }
 
 func checkUnused(d dir) error {
@@ -132,26 +132,25 @@ func checkUnused(d dir) error {
 	return fmt.Errorf("%s: container's cgroup is frozen", d.absolute())
 }
 
-// enableControllers makes the directories above a v2 group, and lets each have
-// all controllers that the root has.
+// enableControllers makes the directories down to the parent of a v2 group, and
+// lets each hand on all controllers that the root has.
 //
 // A group has only what its parent has, so the parent's file tells about all
 // of them: normally nothing is left to do.
-func enableControllers(mount int, where Dir, made *[]string) error {
-	text, err := readAt(mount, "cgroup.controllers")
+func enableControllers(root dir, parent string, made *[]string) error {
+	text, err := root.read("cgroup.controllers")
 	if err != nil {
 		return err
 	}
 	all := strings.Fields(text)
-	missing := func(parent string) []string {
-		text, err := readAt(mount, subtreeControl(parent))
+	missing := func(p string) []string {
+		text, err := root.read(subtreeControl(p))
 		if err != nil {
 			return all
 		}
 		on := strings.Fields(text)
 		return slices.DeleteFunc(slices.Clone(all), func(c string) bool { return slices.Contains(on, c) })
 	}
-	parent := path.Dir(where.Path)
 	if len(missing(parent)) == 0 {
 		return nil
 	}
@@ -161,15 +160,15 @@ func enableControllers(mount int, where Dir, made *[]string) error {
 		}
 		p := parent[:i]
 		if p != "" {
-			if _, err := mkdirAll(mount, where, p, made); err != nil {
+			if _, err := mkdirAll(root, p, made); err != nil {
 				return err
 			}
 		}
 		// What cannot be had (a group with processes cannot pass on memory)
 		// is an error only once a limit asks for it.
-		if off := missing(p); len(off) > 0 && writeAt(mount, subtreeControl(p), "+"+strings.Join(off, " +")) != nil {
+		if off := missing(p); len(off) > 0 && root.write(subtreeControl(p), "+"+strings.Join(off, " +")) != nil {
 			for _, c := range off {
-				_ = writeAt(mount, subtreeControl(p), "+"+c)
+				_ = root.write(subtreeControl(p), "+"+c)
 			}
 		}
 		if parent == "/" {
@@ -212,44 +211,44 @@ func needsDomain(r *specs.LinuxResources) bool {
 // prepareCpuset gives a v1 cpuset the CPUs and memory nodes of its parent where
 // it gets none of its own, which write does. Nothing can join before it has some.
 func prepareCpuset(d dir, write func() error) error {
-	mount, err := openMount(d.Dir)
+	root, err := openRoot(d.Dir)
 	if err != nil {
 		return err
 	}
-	defer unix.Close(mount)
-	parent, err := cpusetOf(mount, path.Dir(d.Path))
+	defer unix.Close(root.fd)
+	parent, err := cpusetOf(root, path.Dir(d.Path))
 	if err != nil {
 		return err
 	}
 	if err := write(); err != nil {
 		return err
 	}
-	own, err := readCpuset(mount, d.Path)
+	own, err := readCpuset(root, d.Path)
 	if err != nil {
 		return err
 	}
-	_, err = fillCpuset(mount, d.Path, own, parent)
+	_, err = fillCpuset(root, d.Path, own, parent)
 	return err
 }
 
 var cpusetFiles = [2]string{"cpuset.cpus", "cpuset.mems"}
 
 // cpusetOf returns what a group has, after giving it what it lacks.
-func cpusetOf(mount int, p string) ([2]string, error) {
-	own, err := readCpuset(mount, p)
+func cpusetOf(root dir, p string) ([2]string, error) {
+	own, err := readCpuset(root, p)
 	if err != nil || p == "/" || own[0] != "" && own[1] != "" {
 		return own, err
 	}
-	parent, err := cpusetOf(mount, path.Dir(p))
+	parent, err := cpusetOf(root, path.Dir(p))
 	if err != nil {
 		return own, err
 	}
-	return fillCpuset(mount, p, own, parent)
+	return fillCpuset(root, p, own, parent)
 }
 
-func readCpuset(mount int, p string) (values [2]string, err error) {
+func readCpuset(root dir, p string) (values [2]string, err error) {
 	for i, file := range cpusetFiles {
-		text, err := readAt(mount, path.Join(p, file)[1:])
+		text, err := root.read(path.Join(p, file)[1:])
 		if err != nil {
 			return values, err
 		}
@@ -258,12 +257,12 @@ func readCpuset(mount int, p string) (values [2]string, err error) {
 	return values, nil
 }
 
-func fillCpuset(mount int, p string, own, parent [2]string) ([2]string, error) {
+func fillCpuset(root dir, p string, own, parent [2]string) ([2]string, error) {
 	for i, file := range cpusetFiles {
 		if own[i] != "" {
 			continue
 		}
-		if err := writeAt(mount, path.Join(p, file)[1:], parent[i]); err != nil {
+		if err := root.write(path.Join(p, file)[1:], parent[i]); err != nil {
 			return own, err
 		}
 		own[i] = parent[i]

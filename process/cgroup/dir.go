@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"os"
+	"path"
 	"slices"
 	"strconv"
 	"strings"
@@ -14,81 +15,77 @@ import (
 )
 
 // dir is a group's directory in one hierarchy, open (O_PATH): files are opened
-// below the descriptor, so no path is resolved twice.
+// below the descriptor, so no path is resolved twice. The root of the hierarchy
+// has no Path.
 type dir struct {
 	Dir
 	fd int
 }
 
-// openMount opens the root of a hierarchy.
-func openMount(d Dir) (int, error) {
-	return retry("open", d.Mount, func() (int, error) {
-		return unix.Open(d.Mount, unix.O_PATH|unix.O_DIRECTORY|unix.O_CLOEXEC, 0)
+// openRoot opens the root of a directory's hierarchy.
+func openRoot(where Dir) (dir, error) {
+	root := dir{Dir: Dir{Controllers: where.Controllers, Mount: where.Mount}}
+	var err error
+	root.fd, err = root.retry("open", "", func() (int, error) {
+		return unix.Open(where.Mount, unix.O_PATH|unix.O_DIRECTORY|unix.O_CLOEXEC, 0)
 	})
+	return root, err
 }
 
-// openBelow opens a directory of the hierarchy whose root is mount.
-func openBelow(mount int, d Dir) (int, error) {
-	return retry("open", d.absolute(), func() (int, error) {
-		return unix.Openat2(mount, d.Path[1:], &unix.OpenHow{
+// openBelow opens a directory of the hierarchy that has the root.
+func openBelow(root dir, where Dir) (dir, error) {
+	d := dir{Dir: where}
+	var err error
+	d.fd, err = d.retry("open", "", func() (int, error) {
+		return unix.Openat2(root.fd, where.Path[1:], &unix.OpenHow{
 			Flags:   unix.O_PATH | unix.O_DIRECTORY | unix.O_CLOEXEC,
 			Resolve: unix.RESOLVE_BENEATH | unix.RESOLVE_NO_MAGICLINKS | unix.RESOLVE_NO_SYMLINKS | unix.RESOLVE_NO_XDEV,
 		})
 	})
+	return d, err
 }
 
 // openDir opens a group's directory that exists.
-func openDir(d Dir) (dir, error) {
-	mount, err := openMount(d)
+func openDir(where Dir) (dir, error) {
+	root, err := openRoot(where)
 	if err != nil {
 		return dir{}, err
 	}
-	defer unix.Close(mount)
-	fd, err := openBelow(mount, d)
-	return dir{d, fd}, err
+	defer unix.Close(root.fd)
+	return openBelow(root, where)
 }
 
 // retry repeats a system call that a signal interrupted; the Go run time sends
-// itself many.
-func retry(op, name string, call func() (int, error)) (int, error) {
+// itself many. An error is about the file, or the directory if that is "".
+func (d dir) retry(op, file string, call func() (int, error)) (int, error) {
 	for {
 		n, err := call()
 		if err == nil {
 			return n, nil
 		}
 		if !errors.Is(err, unix.EINTR) {
-			return -1, &os.PathError{Op: op, Path: name, Err: err}
+			return -1, &os.PathError{Op: op, Path: path.Join(d.absolute(), file), Err: err}
 		}
 	}
 }
 
 // open opens a file of the group.
 func (d dir) open(file string, flags int) (int, error) {
-	return openat(d.fd, file, flags)
-}
-
-func openat(fd int, file string, flags int) (int, error) {
-	return retry("open", file, func() (int, error) {
-		return unix.Openat(fd, file, flags|unix.O_CLOEXEC|unix.O_NOFOLLOW, 0)
+	return d.retry("open", file, func() (int, error) {
+		return unix.Openat(d.fd, file, flags|unix.O_CLOEXEC|unix.O_NOFOLLOW, 0)
 	})
 }
 
-func (d dir) read(file string) (string, error) { return readAt(d.fd, file) }
-
-func readAt(fd int, file string) (string, error) {
-	f, err := openat(fd, file, unix.O_RDONLY)
+func (d dir) read(file string) (string, error) {
+	fd, err := d.open(file, unix.O_RDONLY)
 	if err != nil {
 		return "", err
 	}
-	defer unix.Close(f)
-	return readAll(f, file)
-}
-
-func readAll(fd int, file string) (string, error) {
+	defer unix.Close(fd)
 	var text strings.Builder
 	buf := make([]byte, 4096) // no cgroup file gives more at once
 	for {
-		n, err := retry("read", file, func() (int, error) { return unix.Read(fd, buf) })
+		n, err := d.retry("read", file, func() (int, error) { return unix.Read(fd, buf) })
 		if err != nil {
 			return "", err
 		}
@@ -99,20 +96,19 @@ func readAll(fd int, file string) (string, error) {
 	}
 }
 
-func (d dir) write(file, value string) error { return writeAt(d.fd, file, value) }
-
-func writeAt(fd int, file, value string) error {
-	f, err := openat(fd, file, unix.O_WRONLY)
+func (d dir) write(file, value string) error {
+	fd, err := d.open(file, unix.O_WRONLY)
 	if err != nil {
 		return err
 	}
-	defer unix.Close(f)
-	return writeAll(f, file, value)
+	defer unix.Close(fd)
+	return d.writeTo(fd, file, value)
 }
 
-// writeAll writes a value. Where it has several lines, each is a write of its
-// own, since that is what the kernel takes. An empty value is an empty line.
-func writeAll(fd int, file, value string) error {
+// writeTo writes a value to a file that is open. Where it has several lines, each
+// is a write of its own, since that is what the kernel takes. An empty value is
+// an empty line.
+func (d dir) writeTo(fd int, file, value string) error {
 	if value == "" {
 		value = "\n"
 	}
@@ -121,7 +117,7 @@ func writeAll(fd int, file, value string) error {
 		if more {
 			line += "\n"
 		}
-		if _, err := retry("write", file, func() (int, error) { return unix.Write(fd, []byte(line)) }); err != nil {
+		if _, err := d.retry("write", file, func() (int, error) { return unix.Write(fd, []byte(line)) }); err != nil {
 			return err
 		}
 		if value = rest; value == "" {
@@ -132,21 +128,21 @@ func writeAll(fd int, file, value string) error {
 
 func (d dir) has(file string) bool { return unix.Faccessat(d.fd, file, unix.F_OK, 0) == nil }
 
-// children calls f for each sub-group with its open directory, which f must
-// not keep.
-func children(fd int, f func(name string, fd int) error) error {
+// children calls f for each sub-group with its name and its open directory, which
+// f must not keep.
+func (d dir) children(f func(name string, child dir) error) error {
 	var st unix.Stat_t
-	if err := unix.Fstat(fd, &st); err != nil {
-		return err
+	if err := unix.Fstat(d.fd, &st); err != nil {
+		return &os.PathError{Op: "stat", Path: d.absolute(), Err: err}
 	}
 	if st.Nlink <= 2 { // kernfs counts the directories
 		return nil
 	}
-	again, err := openat(fd, ".", unix.O_RDONLY|unix.O_DIRECTORY)
+	again, err := d.open(".", unix.O_RDONLY|unix.O_DIRECTORY)
 	if err != nil {
 		return err
 	}
-	list := os.NewFile(uintptr(again), ".")
+	list := os.NewFile(uintptr(again), d.absolute())
 	entries, err := list.ReadDir(-1)
 	list.Close()
 	if err != nil {
@@ -156,13 +152,15 @@ func children(fd int, f func(name string, fd int) error) error {
 		if !e.IsDir() {
 			continue
 		}
-		child, err := openat(fd, e.Name(), unix.O_PATH|unix.O_DIRECTORY)
+		child := dir{Dir: d.Dir}
+		child.Path = path.Join(d.Path, e.Name())
+		child.fd, err = d.open(e.Name(), unix.O_PATH|unix.O_DIRECTORY)
 		if gone(err) {
 			continue
 		}
 		if err == nil {
 			err = f(e.Name(), child)
-			unix.Close(child)
+			unix.Close(child.fd)
 		}
 		if err != nil {
 			return err
@@ -176,15 +174,15 @@ func gone(err error) bool { return errors.Is(err, unix.ENOENT) || errors.Is(err,
 
 // pids returns the processes of the group and of all groups below it.
 func (d dir) pids() ([]int, error) {
-	all, err := pidsBelow(nil, d.fd)
+	all, err := d.pidsBelow(nil)
 	slices.Sort(all)
 	return slices.Compact(all), err // v1 does not promise to list each once
 }
 
-func pidsBelow(all []int, fd int) ([]int, error) {
-	text, err := readAt(fd, "cgroup.procs")
+func (d dir) pidsBelow(all []int) ([]int, error) {
+	text, err := d.read("cgroup.procs")
 	if errors.Is(err, unix.EOPNOTSUPP) { // a threaded group
-		text, err = readAt(fd, "cgroup.threads")
+		text, err = d.read("cgroup.threads")
 	}
 	if gone(err) {
 		return all, nil
@@ -198,8 +196,8 @@ func pidsBelow(all []int, fd int) ([]int, error) {
 			all = append(all, pid)
 		}
 	}
-	err = children(fd, func(_ string, child int) (err error) {
-		all, err = pidsBelow(all, child)
+	err = d.children(func(_ string, child dir) (err error) {
+		all, err = child.pidsBelow(all)
 		return err
 	})
 	if gone(err) {
@@ -211,12 +209,12 @@ func pidsBelow(all []int, fd int) ([]int, error) {
 // await waits until cgroup.events (v2) has a line. The file is in Go's poller,
 // so that no thread waits: the kernel reports a change by EPOLLPRI|EPOLLERR,
 // which the poller takes for readable.
-func await(ctx context.Context, fd int, line string) error {
-	events, err := openat(fd, "cgroup.events", unix.O_RDONLY|unix.O_NONBLOCK)
+func (d dir) await(ctx context.Context, line string) error {
+	events, err := d.open("cgroup.events", unix.O_RDONLY|unix.O_NONBLOCK)
 	if err != nil {
 		return err
 	}
-	f := os.NewFile(uintptr(events), "cgroup.events")
+	f := os.NewFile(uintptr(events), path.Join(d.absolute(), "cgroup.events"))
 	defer f.Close()
 	defer context.AfterFunc(ctx, func() { _ = f.SetReadDeadline(time.Unix(1, 0)) })()
 	conn, err := f.SyscallConn()
@@ -243,7 +241,7 @@ func (d dir) remove(ctx context.Context) error {
 	for delay := time.Millisecond; ; delay = min(2*delay, 50*time.Millisecond) {
 		err := d.rmdir()
 		if errors.Is(err, unix.EBUSY) {
-			if err := removeBelow(d.fd); err != nil && !gone(err) && !errors.Is(err, unix.EBUSY) {
+			if err := d.removeBelow(); err != nil && !gone(err) && !errors.Is(err, unix.EBUSY) {
 				return fmt.Errorf("rmdir below %s: %w", d.absolute(), err)
 			}
 			err = d.rmdir()
@@ -260,7 +258,7 @@ func (d dir) remove(ctx context.Context) error {
 		// gone; v1 does not.
 		if d.v2() && !told {
 			told = true
-			if err := await(ctx, d.fd, "populated 0"); err != nil && !gone(err) && ctx.Err() == nil {
+			if err := d.await(ctx, "populated 0"); err != nil && !gone(err) && ctx.Err() == nil {
 				return err
 			}
 			continue
@@ -290,13 +288,14 @@ func (d dir) busy() error {
 
 // removeBelow removes the sub-groups, the deepest first. It goes on where one
 // is busy.
-func removeBelow(fd int) error {
+func (d dir) removeBelow() error {
 	var busy error
-	err := children(fd, func(name string, child int) error {
-		err := unix.Unlinkat(fd, name, unix.AT_REMOVEDIR)
+	err := d.children(func(name string, child dir) error {
+		rmdir := func() error { return unix.Unlinkat(d.fd, name, unix.AT_REMOVEDIR) }
+		err := rmdir()
 		if errors.Is(err, unix.EBUSY) {
-			if err = removeBelow(child); err == nil {
-				err = unix.Unlinkat(fd, name, unix.AT_REMOVEDIR)
+			if err = child.removeBelow(); err == nil {
+				err = rmdir()
 			}
 		}
 		switch {

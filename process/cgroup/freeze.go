@@ -55,7 +55,7 @@ func (g *Group) Freeze(ctx context.Context) error {
 		err = context.Cause(warm)
 	}
 	if err != nil {
-		return fmt.Errorf("freeze cgroup: %w", errors.Join(err, d.thaw()))
+		return fmt.Errorf("freeze cgroup %s: %w", d.absolute(), errors.Join(err, d.thaw()))
 	}
 	return nil
 }
@@ -114,7 +114,7 @@ func (d dir) freeze(ctx context.Context) error {
 		if err := d.write("cgroup.freeze", "1"); err != nil {
 			return err
 		}
-		return await(ctx, d.fd, "frozen 1")
+		return d.await(ctx, "frozen 1")
 	}
 	// v1 may stay in FREEZING for good when processes fork meanwhile; writing
 	// it again makes the kernel go through all of them again, and letting

@@ -126,7 +126,7 @@ func (j Join) close() {
 
 // detach opens the directory as a mount of its own that is attached nowhere.
 func (d dir) detach() (*os.File, error) {
-	fd, err := retry("open_tree", d.absolute(), func() (int, error) {
+	fd, err := d.retry("open_tree", "", func() (int, error) {
 		return unix.OpenTree(d.fd, "", unix.OPEN_TREE_CLONE|unix.OPEN_TREE_CLOEXEC|unix.AT_EMPTY_PATH)
 	})
 	if err != nil {

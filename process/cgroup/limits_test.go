@@ -374,6 +374,9 @@ func TestStatsOfRemoved(t *testing.T) {
 	if pids, err := g.Pids(); len(pids) != 0 || err != nil {
 		t.Errorf("got %v, %v", pids, err)
 	}
+	if err := g.Freeze(t.Context()); err == nil || !strings.Contains(err.Error(), "open "+g.freezer().absolute()+"/") {
+		t.Errorf("Freeze: got %v, want the file that was opened", err)
+	}
 	ok(t, g.Kill())
 }
 

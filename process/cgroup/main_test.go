@@ -321,7 +321,7 @@ func everything(t testing.TB, g *Group) map[string]string {
 			}
 			text, err := d.read(e.Name())
 			if err != nil {
-				text = err.Error()
+				text = reason(err).Error()
 			}
 			for _, moving := range []string{"stat", "usage", "current", "peak", "pressure", "procs", "tasks", "threads", "kmem.slabinfo", "events", "io_service", "prioidx"} {
 				if strings.Contains(e.Name(), moving) {

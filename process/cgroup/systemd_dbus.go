@@ -32,7 +32,7 @@ type Hold func() (pid int, release func(), err error)
 // process by its pid.
 func CreateScope(ctx context.Context, l Location, r *specs.LinuxResources, annotations map[string]string, hold Hold) (*Group, error) {
 	if _, err := os.Lstat("/run/systemd/system"); err != nil {
-		return nil, errors.New("linux.cgroupsPath: systemd is not running here")
+		return nil, fmt.Errorf("linux.cgroupsPath: systemd is not running here: %w", err)
 	}
 	extra, err := annotated(annotations)
 	if err != nil {
