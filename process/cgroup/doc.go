@@ -5,13 +5,15 @@
 // for.
 //
 //	location.go   where is the group, by linux.cgroupsPath?
+//	dir.go        its directory in one hierarchy, and the files and groups in that
 //	create.go     its directories, and what is needed before the first process
 //	join.go       how a process gets into it
 //	plan*.go      limits to an ordered list of writes; pure
 //	devices.go    device rules to v1's lists, and (program.go) to v2's program; pure
-//	apply.go      do the writes, or none of them
+//	apply.go      does the writes; of an update that fails, none
 //	freeze.go, kill.go, oom.go, stats*.go, group.go (pids, delete)
-//	systemd.go    the same limits in systemd's words; pure. systemd_dbus.go: said
+//	systemd.go    the same limits in systemd's words; pure
+//	systemd_dbus.go  tells systemd
 //
 // What runc does is the measure: TestLikeRunc gives the same limits to a
 // container of runc and to a group of ours, sixty updates in a row, and compares

@@ -7,8 +7,6 @@ import (
 	"slices"
 	"strings"
 	"time"
-
-	"golang.org/x/sys/unix"
 )
 
 // freezer returns the directory that freezes: v1's, or one of cgroup v2, which
@@ -96,19 +94,6 @@ func (g *Group) endFreeze(why error) {
 	}
 }
 
-// Frozen says whether the group itself, not one above it, has been frozen.
-func (g *Group) Frozen() (bool, error) {
-	if err := g.use(); err != nil {
-		return false, err
-	}
-	defer g.done()
-	d := g.freezer()
-	if d == nil {
-		return false, nil
-	}
-	return d.frozen()
-}
-
 func (d dir) freeze(ctx context.Context) error {
 	if d.v2() {
 		if err := d.write("cgroup.freeze", "1"); err != nil {
@@ -161,8 +146,8 @@ func (d dir) thaw() error {
 	return err
 }
 
-// frozen says whether this very group is frozen; of the hierarchies without a
-// freezer, no.
+// frozen says whether this very group, not one above it, is frozen. In a
+// hierarchy without a freezer, it is not.
 func (d dir) frozen() (bool, error) {
 	var state string
 	var err error
@@ -178,7 +163,7 @@ func (d dir) frozen() (bool, error) {
 			return state == "1\n", err
 		}
 	}
-	if gone(err) || errors.Is(err, unix.ENOENT) {
+	if gone(err) {
 		err = nil
 	}
 	return false, err

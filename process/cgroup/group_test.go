@@ -27,9 +27,9 @@ func resources(t testing.TB, text string) *specs.LinuxResources {
 
 func TestCreate(t *testing.T) {
 	g := newTestGroup(t)
-	for c, path := range g.Paths() {
-		if _, err := os.Stat(path + "/cgroup.procs"); err != nil {
-			t.Errorf("%s: %v", c, err)
+	for _, d := range g.Dirs {
+		if _, err := os.Stat(d.absolute() + "/cgroup.procs"); err != nil {
+			t.Error(err)
 		}
 	}
 	if !g.V2() && g.dir("cpuset") != nil {
@@ -238,14 +238,14 @@ func TestFreeze(t *testing.T) {
 	eventually(t, "count", func() bool { return count() != "" })
 	for range 20 {
 		ok(t, g.Freeze(t.Context()))
-		frozen, err := g.Frozen()
+		frozen, err := g.freezer().frozen()
 		ok(t, err)
 		equal(t, "frozen", frozen, true)
 		before := count()
 		time.Sleep(5 * time.Millisecond)
 		equal(t, "count while frozen", count(), before)
 		ok(t, g.Thaw())
-		frozen, err = g.Frozen()
+		frozen, err = g.freezer().frozen()
 		ok(t, err)
 		equal(t, "frozen after thaw", frozen, false)
 		eventually(t, "count after thaw", func() bool { return count() != before })
@@ -263,7 +263,7 @@ func TestFreezeGivesUp(t *testing.T) {
 	if err := g.Freeze(ctx); err != nil && !errors.Is(err, cause) { // it may have been quicker
 		t.Errorf("got %v", err)
 	} else if err != nil {
-		frozen, err := g.Frozen()
+		frozen, err := g.freezer().frozen()
 		ok(t, err)
 		equal(t, "frozen", frozen, false)
 	}

@@ -38,28 +38,13 @@ func (d Dir) absolute() string { return d.Mount + d.Path }
 // where cgroup v2 is mounted too, but has no controllers.
 func (l Location) V2() bool { return len(l.Dirs) == 1 && l.Dirs[0].v2() }
 
-// Paths returns the directory of each controller, and the one of cgroup v2
-// under "": the map that runc keeps in its state.
-func (l Location) Paths() map[string]string {
-	paths := make(map[string]string)
-	for _, d := range l.Dirs {
-		if d.v2() {
-			paths[""] = d.absolute()
-		}
-		for _, c := range d.Controllers {
-			paths[c] = d.absolute()
-		}
-	}
-	return paths
-}
-
 // Resolve finds out where linux.cgroupsPath leads to, as runc does:
 //
 //   - absolute: below the mount point of each hierarchy;
 //   - relative: v1: below our own group; v2: below the parent of it, because a
 //     group with processes cannot have children with controllers;
 //   - empty: the container's id, as a relative path;
-//   - slice:prefix:name, with systemd: a scope, see unitOf. Without, a path of
+//   - slice:prefix:name, with systemd: a scope, see resolveUnit. Without, a path of
 //     the form "….slice:…:…" is taken for one nevertheless, since CRI has no
 //     way to set the option for a runtime that is not runc.
 //

@@ -22,14 +22,13 @@ func TestLocate(t *testing.T) {
 	}{
 		{"/default/web", v2, "=/sys/fs/cgroup/default/web"},
 		{"web", v2, "=/sys/fs/cgroup/system.slice/web"},
-		{"/default/web", v1, "=/sys/fs/cgroup/unified/default/web cpu=/sys/fs/cgroup/cpu,cpuacct/default/web cpuacct=/sys/fs/cgroup/cpu,cpuacct/default/web memory=/sys/fs/cgroup/memory/default/web"},
-		{"web", v1, "=/sys/fs/cgroup/unified/web cpu=/sys/fs/cgroup/cpu,cpuacct/own/web cpuacct=/sys/fs/cgroup/cpu,cpuacct/own/web memory=/sys/fs/cgroup/memory/sub/web"},
+		{"/default/web", v1, "=/sys/fs/cgroup/unified/default/web cpu,cpuacct=/sys/fs/cgroup/cpu,cpuacct/default/web memory=/sys/fs/cgroup/memory/default/web"},
+		{"web", v1, "=/sys/fs/cgroup/unified/web cpu,cpuacct=/sys/fs/cgroup/cpu,cpuacct/own/web memory=/sys/fs/cgroup/memory/sub/web"},
 	} {
 		l := locate(c.path, c.on)
-		paths := l.Paths()
 		var got []string
-		for _, k := range sortedKeys(paths) {
-			got = append(got, k+"="+paths[k])
+		for _, d := range l.Dirs {
+			got = append(got, strings.Join(d.Controllers, ",")+"="+d.absolute())
 		}
 		if strings.Join(got, " ") != c.want {
 			t.Errorf("%s: got %s\nwant %s", c.path, strings.Join(got, " "), c.want)

@@ -226,9 +226,9 @@ func cleanUp(t testing.TB, g *Group) {
 		if err := g.Delete(context.Background()); err != nil {
 			t.Error(err)
 		}
-		for _, path := range g.Paths() {
-			if _, err := os.Stat(path); err == nil {
-				t.Errorf("%s is left behind", path)
+		for _, d := range g.Dirs {
+			if _, err := os.Stat(d.absolute()); err == nil {
+				t.Errorf("%s is left behind", d.absolute())
 			}
 		}
 	})
