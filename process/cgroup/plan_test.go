@@ -344,6 +344,7 @@ func FuzzPlan(f *testing.F) {
 		}
 		f.Add([]byte(c.Linux.Resources), "67108864\n")
 	}
+	f.Add([]byte(`{"unified": {"io.max": "8:0 rbps=1\n\n8:16 wbps=2"}}`), "")
 	f.Fuzz(func(t *testing.T, text []byte, now string) {
 		var r specs.LinuxResources
 		if json.Unmarshal(text, &r) != nil {
@@ -368,6 +369,9 @@ func FuzzPlan(f *testing.F) {
 					t.Fatalf("two plans of the same:\n%v %v\n%v %v", first, err, second, again)
 				}
 				if err != nil && !errors.Is(err, spec.ErrInvalid) {
+					t.Fatalf("%v is not spec.ErrInvalid", err)
+				}
+				if _, _, err := unitProperties(first, facts); err != nil && !errors.Is(err, spec.ErrInvalid) {
 					t.Fatalf("%v is not spec.ErrInvalid", err)
 				}
 				for _, w := range first {

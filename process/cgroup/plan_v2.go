@@ -124,8 +124,8 @@ func (p *plan) io(b *specs.LinuxBlockIO) {
 			p.put("io", bfq, utoa(uint64(n)), "blockIO.weight")
 		case n < 10 || n > 1000:
 			p.fail("blockIO.weight", "%d is not between 10 and 1000", n)
-		default: // 10–1000 becomes 1–10000
-			p.put("io", "io.weight", utoa(1+(uint64(n)-10)*9999/990), "blockIO.weight")
+		default:
+			p.put("io", "io.weight", utoa(ioWeight(uint64(n))), "blockIO.weight")
 		}
 	}
 	// BFQ knows single devices since Linux 5.4: "default 100" and not "100".
@@ -179,7 +179,7 @@ func (p *plan) cpuMax(cpu *specs.LinuxCPU) {
 		}
 	}
 	if period == 0 {
-		period = 100000 // the kernel's default
+		period = defaultPeriod
 	}
 	text := "max"
 	if quota > 0 {
@@ -187,6 +187,12 @@ func (p *plan) cpuMax(cpu *specs.LinuxCPU) {
 	}
 	p.limit(quota <= 0, "cpu", "cpu.max", text+" "+utoa(period), field)
 }
+
+// defaultPeriod is the kernel's, of quotas of CPU time.
+const defaultPeriod = 100000
+
+// ioWeight turns a weight of v1, 10–1000, into one of v2, 1–10000.
+func ioWeight(n uint64) uint64 { return 1 + (n-10)*9999/990 }
 
 // weight turns v1's shares (2–262144, normally 1024) into v2's weight (1–10000,
 // normally 100) by the curve that all runtimes took over in 2025: the old,

@@ -1,10 +1,9 @@
 package cgroup
 
 import (
-	"errors"
+	"bytes"
 	"fmt"
 	"math"
-	"math/big"
 	"path"
 	"slices"
 	"strconv"
@@ -88,114 +87,190 @@ type (
 // Not of systemd, and so left to the writes: hugetlb, rdma, v1's swap and
 // throttling, and what it does not know of unified.
 func unitProperties(writes []Write, f Facts) ([]property, []Write, error) {
-	var props []property
-	add := func(name string, value any) { props = append(props, property{name, value}) }
-	device := func(name, key string, n uint64) {
-		p := pathNumber{"/dev/block/" + key, n}
-		if i := slices.IndexFunc(props, func(p property) bool { return p.name == name }); i >= 0 {
-			props[i].value = append(props[i].value.([]pathNumber), p)
-		} else {
-			add(name, []pathNumber{p})
-		}
-	}
-	writes = slices.Clone(writes)
-	idle := slices.ContainsFunc(writes, func(w Write) bool { return w.File == "cpu.idle" && w.Value == "1" })
-	for i, w := range writes {
-		text := strings.TrimSpace(w.Value)
-		n, err := parseNumber(text)
-		if text == "-1" {
-			n, err = math.MaxUint64, nil
-		}
-		if name, ok := numbers[w.File]; ok && err == nil {
-			if w.File == "pids.max" && n == 0 {
-				n = 1
-			}
-			if name != "CPUWeight" || !idle {
-				add(name, n)
-			}
-			continue
-		}
-		switch w.File {
-		case "cpu.idle":
-			if idle && f.V2 {
-				add("CPUWeight", uint64(0)) // since systemd 252
-			}
-		case "cpuset.cpus", "cpuset.mems":
-			bits, err := bitsOf(text)
-			if err != nil {
-				return nil, nil, spec.Invalid(w.Field, "%q: %v", text, err)
-			}
-			add(map[string]string{"cpuset.cpus": "AllowedCPUs", "cpuset.mems": "AllowedMemoryNodes"}[w.File], bits)
-		case "cpu.max":
-			quota, period, _ := strings.Cut(text, " ")
-			if period == "" {
-				period = "100000"
-			}
-			share, rounded := perSecond(number(quota), number(period))
-			add("CPUQuotaPeriodUSec", number(period))
-			add("CPUQuotaPerSecUSec", share)
-			if share != unlimited && !strings.HasPrefix(w.Field, "linux.resources.unified") {
-				writes[i].Value = utoa(rounded) + " " + period
-			}
-		case "cpu.cfs_period_us":
-			add("CPUQuotaPeriodUSec", n)
-		case "cpu.cfs_quota_us":
-			period := uint64(100000)
-			if now, err := f.Read("cpu", "cpu.cfs_period_us"); err == nil {
-				period = number(now)
-			}
-			for _, w := range writes {
-				if w.File == "cpu.cfs_period_us" {
-					period = number(w.Value)
-				}
-			}
-			share, rounded := perSecond(n, period)
-			add("CPUQuotaPerSecUSec", share)
-			if share != unlimited {
-				writes[i].Value = utoa(rounded)
-			}
-		case "io.bfq.weight", "io.weight":
-			key, weight, keyed := strings.Cut(text, " ")
-			if !keyed {
-				weight = key
-			}
-			n, err := strconv.ParseUint(weight, 10, 16)
-			if err != nil {
-				continue
-			}
-			if w.File == "io.bfq.weight" && n >= 10 {
-				n = 1 + (n-10)*9999/990 // which systemd turns back, nearly
-			}
-			if keyed && key != "default" {
-				device("IODeviceWeight", key, n)
-			} else {
-				add("IOWeight", n)
-			}
-		case "io.max":
-			for line := range strings.Lines(text) {
-				fields := strings.Fields(line)
-				for _, pair := range fields[1:] {
-					kind, text, _ := strings.Cut(pair, "=")
-					if name, ok := ioLimits[kind]; ok {
-						device(name, fields[0], number(text))
-					}
-				}
+	u := unit{Facts: f, writes: slices.Clone(writes)}
+	for i := range u.writes {
+		w := &u.writes[i]
+		if tell, ok := tellings[w.File]; ok {
+			if err := tell(&u, w); err != nil {
+				return nil, nil, err
 			}
 		}
 	}
-	return props, writes, nil
+	return u.props, u.writes, nil
 }
 
-// numbers are properties that have the same value as the file.
-var numbers = map[string]string{
-	"memory.max": "MemoryMax", "memory.high": "MemoryHigh", "memory.low": "MemoryLow", "memory.min": "MemoryMin",
-	"memory.swap.max": "MemorySwapMax", "pids.max": "TasksMax", "cpu.weight": "CPUWeight",
-	"memory.limit_in_bytes": "MemoryLimit", "cpu.shares": "CPUShares",
-	"blkio.weight": "BlockIOWeight", "blkio.bfq.weight": "BlockIOWeight",
+// unit is a systemd unit which is told of writes to its files.
+type unit struct {
+	Facts
+	writes []Write
+	props  []property
 }
 
-var ioLimits = map[string]string{
-	"rbps": "IOReadBandwidthMax", "wbps": "IOWriteBandwidthMax", "riops": "IOReadIOPSMax", "wiops": "IOWriteIOPSMax",
+// tellings say by the file of a write which properties it is to systemd.
+var tellings = map[string]func(*unit, *Write) error{
+	"memory.max":            sameNumber("MemoryMax"),
+	"memory.high":           sameNumber("MemoryHigh"),
+	"memory.low":            sameNumber("MemoryLow"),
+	"memory.min":            sameNumber("MemoryMin"),
+	"memory.swap.max":       sameNumber("MemorySwapMax"),
+	"memory.limit_in_bytes": sameNumber("MemoryLimit"),
+	"pids.max":              (*unit).tasksMax,
+	"cpu.idle":              (*unit).cpuIdle,
+	"cpu.weight":            (*unit).cpuWeight,
+	"cpu.shares":            sameNumber("CPUShares"),
+	"cpu.max":               (*unit).cpuMax,
+	"cpu.cfs_period_us":     sameNumber("CPUQuotaPeriodUSec"),
+	"cpu.cfs_quota_us":      (*unit).cfsQuota,
+	"cpuset.cpus":           bits("AllowedCPUs", spec.MaxCPUs),
+	"cpuset.mems":           bits("AllowedMemoryNodes", spec.MaxNodes),
+	"blkio.weight":          sameNumber("BlockIOWeight"),
+	"blkio.bfq.weight":      sameNumber("BlockIOWeight"),
+	"io.weight":             (*unit).ioWeight,
+	"io.bfq.weight":         (*unit).ioWeight,
+	"io.max":                (*unit).ioMax,
+}
+
+func (u *unit) add(name string, value any) { u.props = append(u.props, property{name, value}) }
+
+// addDevice adds to a property that is a list of devices.
+func (u *unit) addDevice(name, device string, n uint64) {
+	entry := pathNumber{"/dev/block/" + device, n}
+	if i := slices.IndexFunc(u.props, func(p property) bool { return p.name == name }); i >= 0 {
+		u.props[i].value = append(u.props[i].value.([]pathNumber), entry)
+	} else {
+		u.add(name, []pathNumber{entry})
+	}
+}
+
+// sameNumber is for a property that has the same value as the file.
+func sameNumber(name string) func(*unit, *Write) error {
+	return func(u *unit, w *Write) error {
+		if n, ok := w.number(); ok {
+			u.add(name, n)
+		}
+		return nil
+	}
+}
+
+// number is the value of a write. What the kernel takes for one besides, like 1G
+// in unified, systemd is not told.
+func (w *Write) number() (uint64, bool) {
+	text := strings.TrimSpace(w.Value)
+	if text == "-1" {
+		return math.MaxUint64, true
+	}
+	n, err := parseNumber(text)
+	return n, err == nil
+}
+
+// bits is for a property that is bytes of bits, the lowest first.
+func bits(name string, limit int) func(*unit, *Write) error {
+	return func(u *unit, w *Write) error {
+		list := strings.TrimSpace(w.Value)
+		if list == "" { // those of the parent
+			u.add(name, []byte{})
+			return nil
+		}
+		mask, err := spec.ParseList(list, limit)
+		if err != nil {
+			return spec.Invalid(w.Field, "%w", err)
+		}
+		u.add(name, bytes.TrimRight(mask, "\x00"))
+		return nil
+	}
+}
+
+func (u *unit) tasksMax(w *Write) error {
+	if n, ok := w.number(); ok {
+		u.add("TasksMax", max(n, 1))
+	}
+	return nil
+}
+
+// idle says whether the group gets only the CPU time that nobody else wants.
+func (u *unit) idle() bool {
+	return slices.ContainsFunc(u.writes, func(w Write) bool { return w.File == "cpu.idle" && w.Value == "1" })
+}
+
+func (u *unit) cpuIdle(*Write) error {
+	if u.idle() && u.V2 {
+		u.add("CPUWeight", uint64(0)) // since systemd 252
+	}
+	return nil
+}
+
+func (u *unit) cpuWeight(w *Write) error {
+	if n, ok := w.number(); ok && !u.idle() {
+		u.add("CPUWeight", n)
+	}
+	return nil
+}
+
+func (u *unit) cpuMax(w *Write) error {
+	quota, period, _ := strings.Cut(strings.TrimSpace(w.Value), " ")
+	if period == "" {
+		period = utoa(defaultPeriod)
+	}
+	share, rounded := perSecond(number(quota), number(period))
+	u.add("CPUQuotaPeriodUSec", number(period))
+	u.add("CPUQuotaPerSecUSec", share)
+	if share != unlimited && !strings.HasPrefix(w.Field, "linux.resources.unified") {
+		w.Value = utoa(rounded) + " " + period
+	}
+	return nil
+}
+
+func (u *unit) cfsQuota(w *Write) error {
+	const periodFile = "cpu.cfs_period_us"
+	period := uint64(defaultPeriod)
+	if now, err := u.Read("cpu", periodFile); err == nil {
+		period = number(now)
+	}
+	if i := slices.IndexFunc(u.writes, func(w Write) bool { return w.File == periodFile }); i >= 0 {
+		period = number(u.writes[i].Value)
+	}
+	share, rounded := perSecond(number(w.Value), period)
+	u.add("CPUQuotaPerSecUSec", share)
+	if share != unlimited {
+		w.Value = utoa(rounded)
+	}
+	return nil
+}
+
+func (u *unit) ioWeight(w *Write) error {
+	device, weight, ok := strings.Cut(strings.TrimSpace(w.Value), " ")
+	if !ok {
+		device, weight = "default", device
+	}
+	n, err := strconv.ParseUint(weight, 10, 16)
+	if err != nil { // "8:0 default": none of its own
+		return nil
+	}
+	if w.File == "io.bfq.weight" && n >= 10 {
+		n = ioWeight(n) // which systemd turns back, nearly
+	}
+	if device == "default" {
+		u.add("IOWeight", n)
+	} else {
+		u.addDevice("IODeviceWeight", device, n)
+	}
+	return nil
+}
+
+func (u *unit) ioMax(w *Write) error {
+	limits := map[string]string{
+		"rbps": "IOReadBandwidthMax", "wbps": "IOWriteBandwidthMax", "riops": "IOReadIOPSMax", "wiops": "IOWriteIOPSMax",
+	}
+	for line := range strings.Lines(strings.TrimSpace(w.Value)) {
+		device, pairs, _ := strings.Cut(line, " ")
+		for pair := range strings.FieldsSeq(pairs) {
+			kind, text, _ := strings.Cut(pair, "=")
+			if name, ok := limits[kind]; ok {
+				u.addDevice(name, device, number(text))
+			}
+		}
+	}
+	return nil
 }
 
 // perSecond is how many microseconds of CPU time there are in a second, in
@@ -210,34 +285,6 @@ func perSecond(quota, period uint64) (share, rounded uint64) {
 	}
 	share = (share/10000 + 1) * 10000
 	return share, share * period / 1000000
-}
-
-// bitsOf turns a list like 0-2,7 into systemd's bytes of bits, the lowest first.
-func bitsOf(list string) ([]byte, error) {
-	bits := new(big.Int)
-	for part := range strings.SplitSeq(list, ",") {
-		if part = strings.TrimSpace(part); part == "" {
-			continue
-		}
-		from, to, ok := strings.Cut(part, "-")
-		if !ok {
-			to = from
-		}
-		first, err1 := strconv.ParseUint(from, 10, 16)
-		last, err2 := strconv.ParseUint(to, 10, 16)
-		if err1 != nil || err2 != nil || first > last {
-			return nil, fmt.Errorf("%q is no range of numbers", part)
-		}
-		for n := first; n <= last; n++ {
-			bits.SetBit(bits, int(n), 1)
-		}
-	}
-	bytes := bits.Bytes()
-	if len(bytes) == 0 {
-		return nil, errors.New("it is empty")
-	}
-	slices.Reverse(bytes)
-	return bytes, nil
 }
 
 // deviceProperties says the rules to systemd, as far as it can have them: it

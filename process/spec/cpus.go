@@ -12,8 +12,8 @@ import (
 // The most CPUs and NUMA nodes that Linux can be built for, NR_CPUS of x86 and
 // MAX_NUMNODES.
 const (
-	maxCPUs  = 8192
-	maxNodes = 1024
+	MaxCPUs  = 8192
+	MaxNodes = 1024
 )
 
 // wordSize is how many bytes a word of the kernel's masks has.
@@ -22,24 +22,28 @@ const wordSize = 8
 // CPUs is a list of CPUs as sched_setaffinity(2) takes it. The list is one that
 // was checked.
 func CPUs(list string) []byte {
-	mask, _ := parseList(list, maxCPUs)
+	mask, _ := ParseList(list, MaxCPUs)
 	return mask
 }
 
 // EveryCPU is the mask of all CPUs that there can be.
 func EveryCPU() []byte {
-	mask := make([]byte, maxCPUs/8)
+	mask := make([]byte, MaxCPUs/8)
 	for i := range mask {
 		mask[i] = 0xff
 	}
 	return mask
 }
 
-// parseList reads a list like "0-3,7" (cpuset(7), "List format") into a mask of
-// whole 64-bit words, of which bit n stands for n.
-func parseList(list string, limit int) ([]byte, error) {
+// ParseList reads a list of numbers below limit, like "0-3,7" (cpuset(7), "List
+// format"), into a mask of whole 64-bit words, of which bit n stands for n. As in
+// the kernel, there may be commas too many.
+func ParseList(list string, limit int) ([]byte, error) {
 	var mask []byte
 	for part := range strings.SplitSeq(list, ",") {
+		if strings.TrimSpace(part) == "" {
+			continue
+		}
 		first, last, isRange := strings.Cut(part, "-")
 		if !isRange {
 			last = first
@@ -62,6 +66,9 @@ func parseList(list string, limit int) ([]byte, error) {
 			mask[n/8] |= 1 << (n % 8)
 		}
 	}
+	if mask == nil {
+		return nil, fmt.Errorf("%q has no number", list)
+	}
 	return mask, nil
 }
 
@@ -73,7 +80,7 @@ func checkAffinity(a *specs.CPUAffinity, field string) error {
 		if list.value == "" {
 			continue
 		}
-		if _, err := parseList(list.value, maxCPUs); err != nil {
+		if _, err := ParseList(list.value, MaxCPUs); err != nil {
 			return Invalid(field+"."+list.name, "%v", err)
 		}
 	}
@@ -99,7 +106,7 @@ func MemoryPolicy(p *specs.LinuxMemoryPolicy) (mode uint32, nodes []byte) {
 		mode |= memoryFlags[f]
 	}
 	if p.Nodes != "" {
-		nodes, _ = parseList(p.Nodes, maxNodes)
+		nodes, _ = ParseList(p.Nodes, MaxNodes)
 	}
 	return mode, nodes
 }
@@ -132,7 +139,7 @@ func checkMemoryPolicy(p *specs.LinuxMemoryPolicy) error {
 	if p.Nodes == "" {
 		return nil
 	}
-	if _, err := parseList(p.Nodes, maxNodes); err != nil {
+	if _, err := ParseList(p.Nodes, MaxNodes); err != nil {
 		return Invalid("linux.memoryPolicy.nodes", "%v", err)
 	}
 	return nil
