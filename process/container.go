@@ -183,6 +183,9 @@ func (c *Container) Update(r *specs.LinuxResources) error {
 	if err := c.group.Update(r); err != nil {
 		return fmt.Errorf("update container %s: %w", c.ID, err)
 	}
+	for _, w := range c.group.Warnings(r) {
+		log.L.Warnf("update container %s: %s", c.ID, w)
+	}
 	return nil
 }
 

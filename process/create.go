@@ -96,7 +96,7 @@ func Create(ctx context.Context, config Config) (_ *Container, err error) {
 		}
 	}
 	streams.Started()
-	for _, w := range p.Warnings {
+	for _, w := range append(p.Warnings, c.group.Warnings(c.spec.Linux.Resources)...) {
 		log.G(ctx).Warnf("container %s: %s", c.ID, w)
 	}
 	undo.keep()

@@ -8,7 +8,7 @@
 //	dir.go        its directory in one hierarchy, and the files and groups in that
 //	create.go     its directories, and what is needed before the first process
 //	join.go       how a process gets into it
-//	plan*.go      limits to an ordered list of writes; pure
+//	plan*.go      limits to an ordered list of writes; pure. warnings.go: those left out
 //	devices.go    device rules to v1's lists, and (program.go) to v2's program; pure
 //	apply.go      does the writes; of an update that fails, none
 //	freeze.go, kill.go, oom.go, stats*.go, group.go (pids, delete)

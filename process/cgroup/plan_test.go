@@ -109,9 +109,65 @@ func TestPlanGolden(t *testing.T) {
 				if err != nil {
 					fmt.Fprintln(&out, "error:", err)
 				}
+				for _, w := range warnings(r, facts) {
+					fmt.Fprintln(&out, "warning:", w)
+				}
 			}
 			golden(t, strings.TrimSuffix(file, ".json")+".golden", out.String())
 		})
+	}
+}
+
+// Nothing is left out silently: without any of the fields something is different,
+// the writes, the error, or the warnings.
+func TestEveryFieldMatters(t *testing.T) {
+	text, err := os.ReadFile("testdata/plan/full.json")
+	if err != nil {
+		t.Fatal(err)
+	}
+	var c struct {
+		Linux struct{ Resources map[string]any }
+	}
+	if err := json.Unmarshal(text, &c); err != nil {
+		t.Fatal(err)
+	}
+	all := c.Linux.Resources
+	delete(all, "devices") // a rule may say what is so anyway
+	for _, facts := range []Facts{
+		testFacts(false, false, nil), testFacts(true, false, nil), testFacts(true, false, map[string]string{bfq: "(missing)"}),
+	} {
+		outcome := func() string {
+			text, err := json.Marshal(all)
+			if err != nil {
+				t.Fatal(err)
+			}
+			r := resources(t, string(text))
+			writes, err := Plan(r, facts)
+			return fmt.Sprint(writes, err, warnings(r, facts))
+		}
+		whole := outcome()
+		var without func(path string, part any)
+		without = func(path string, part any) {
+			if strings.Contains(whole, "linux.resources"+path+" is ignored") {
+				return
+			}
+			switch part := part.(type) {
+			case []any:
+				for i, p := range part {
+					without(fmt.Sprintf("%s[%d]", path, i), p)
+				}
+			case map[string]any:
+				for name, value := range part {
+					delete(part, name)
+					if outcome() == whole {
+						t.Errorf("v2 %v: linux.resources%s.%s is left out silently", facts.V2, path, name)
+					}
+					part[name] = value
+					without(path+"."+name, value)
+				}
+			}
+		}
+		without("", all)
 	}
 }
 

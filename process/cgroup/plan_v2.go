@@ -4,15 +4,13 @@ import (
 	"errors"
 	"fmt"
 	"math"
-	"strconv"
 	"strings"
 
 	specs "github.com/opencontainers/runtime-spec/specs-go"
 )
 
 // v2 takes the controllers in runc's order; unified is last, so it overrides
-// the others. Without effect, as with runc: swappiness, disableOOMKiller,
-// realtime bandwidth, leaf weights and network, which cgroup v2 does not have.
+// the others. What v2 does not have is left out, see warnings.
 func (p *plan) v2(r *specs.LinuxResources) {
 	p.pids(r.Pids)
 	if r.Memory != nil {
@@ -114,13 +112,20 @@ func (p *plan) checkUsage(m *specs.LinuxMemory) {
 	}
 }
 
+const bfq = "io.bfq.weight"
+
+// weighsDevices says whether BFQ knows single devices, since Linux 5.4: "default
+// 100" and not "100". Without it runc ignores them, since io.weight needs set-up
+// by an administrator, and so must a container that starts with runc.
+func (f Facts) weighsDevices() bool {
+	text, err := f.Read("io", bfq)
+	return err == nil && strings.HasPrefix(text, "default ")
+}
+
 func (p *plan) io(b *specs.LinuxBlockIO) {
-	const bfq = "io.bfq.weight"
-	now, err := p.Read("io", bfq)
-	haveBFQ := err == nil
 	if n := value(b.Weight); n != 0 {
 		switch {
-		case haveBFQ:
+		case p.exists("io", bfq):
 			p.put("io", bfq, utoa(uint64(n)), "blockIO.weight")
 		case n < 10 || n > 1000:
 			p.fail("blockIO.weight", "%d is not between 10 and 1000", n)
@@ -128,10 +133,7 @@ func (p *plan) io(b *specs.LinuxBlockIO) {
 			p.put("io", "io.weight", utoa(ioWeight(uint64(n))), "blockIO.weight")
 		}
 	}
-	// BFQ knows single devices since Linux 5.4: "default 100" and not "100".
-	// Without it runc ignores them, since io.weight needs set-up by an
-	// administrator, and so must a container that starts with runc.
-	if _, err := strconv.Atoi(strings.TrimSpace(now)); haveBFQ && err != nil {
+	if p.weighsDevices() {
 		for i, d := range b.WeightDevice {
 			p.put("io", bfq, fmt.Sprintf("%d:%d %d", d.Major, d.Minor, value(d.Weight)), fmt.Sprintf("blockIO.weightDevice[%d].weight", i))
 		}
