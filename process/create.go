@@ -12,6 +12,7 @@ import (
 
 	"github.com/containerd/log"
 	"github.com/opencontainers/runtime-spec/specs-go"
+	"golang.org/x/sys/unix"
 
 	"github.com/myshim/myshim/mounts"
 	"github.com/myshim/myshim/process/caps"
@@ -273,7 +274,7 @@ func (m *making) limit() error {
 		return err
 	}
 	if m.delegates() {
-		if err := m.group.Delegate(rootID(m.spec.Linux.UIDMappings)); err != nil {
+		if err := m.group.Delegate(hostID(m.spec.Linux.UIDMappings, m.spec.Process.User.UID)); err != nil {
 			return err
 		}
 	}
@@ -283,14 +284,13 @@ func (m *making) limit() error {
 	return m.record.made(m.init.PID)
 }
 
-// delegates says whether the root of the container's user namespace manages
-// cgroups of its own: it has a cgroup namespace, and a mount of that which it can
-// write to.
+// delegates says, as runc, whether the process's user is to manage cgroups of its
+// own: it has a cgroup namespace, and the usual mount of that can be written to.
 func (m *making) delegates() bool {
-	return m.spec.Has(specs.UserNamespace) && m.spec.New(specs.CgroupNamespace) &&
-		slices.ContainsFunc(m.spec.Mounts, func(mount specs.Mount) bool {
-			return (mount.Type == "cgroup" || mount.Type == "cgroup2") && !slices.Contains(mount.Options, "ro")
-		})
+	return m.spec.New(specs.CgroupNamespace) && slices.ContainsFunc(m.spec.Mounts, func(mount specs.Mount) bool {
+		return (mount.Type == "cgroup" || mount.Type == "cgroup2") && filepath.Clean(mount.Destination) == "/sys/fs/cgroup" &&
+			mounts.ParseOptions(mount.Options).Attrs.Set&unix.MOUNT_ATTR_RDONLY == 0
+	})
 }
 
 // build puts the file system together, in the init's mount namespace, and opens in

@@ -155,8 +155,8 @@ func program(t *testing.T) []byte {
 	return self
 }
 
-// A cgroup is handed to the root of a user namespace only if that can see no
-// other one, and is meant to write to it.
+// A cgroup is handed to a process's user only if that can see no other one, and is
+// meant to write to it.
 func TestDelegates(t *testing.T) {
 	userns, cgroupns := specs.LinuxNamespace{Type: specs.UserNamespace}, specs.LinuxNamespace{Type: specs.CgroupNamespace}
 	mount := func(options ...string) []specs.Mount {
@@ -168,7 +168,9 @@ func TestDelegates(t *testing.T) {
 		want       bool
 	}{
 		"all of it":            {[]specs.LinuxNamespace{userns, cgroupns}, mount("rw"), true},
-		"no user namespace":    {[]specs.LinuxNamespace{cgroupns}, mount("rw"), false},
+		"no user namespace":    {[]specs.LinuxNamespace{cgroupns}, mount("rw"), true},
+		"at last writable":     {[]specs.LinuxNamespace{cgroupns}, mount("ro", "nosuid", "rw"), true},
+		"elsewhere":            {[]specs.LinuxNamespace{cgroupns}, []specs.Mount{{Destination: "/cgroup", Type: "cgroup"}}, false},
 		"no cgroup namespace":  {[]specs.LinuxNamespace{userns}, mount("rw"), false},
 		"somebody else's":      {[]specs.LinuxNamespace{userns, {Type: specs.CgroupNamespace, Path: "/x"}}, mount("rw"), false},
 		"a read-only mount":    {[]specs.LinuxNamespace{userns, cgroupns}, mount("ro"), false},

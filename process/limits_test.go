@@ -2,11 +2,13 @@ package process
 
 import (
 	"os"
+	"path/filepath"
 	"strings"
 	"testing"
 
 	"github.com/containerd/log"
 	"github.com/opencontainers/runtime-spec/specs-go"
+	"golang.org/x/sys/unix"
 )
 
 // Limits that are not to be had are in the log, at a creation and at an update.
@@ -24,6 +26,36 @@ func TestIgnoredLimits(t *testing.T) {
 	for _, what := range []string{"container ", "update container "} {
 		if want := `msg="` + what + c.ID + `: linux.resources.memory.useHierarchy is ignored: `; strings.Count(said.String(), want) != 1 {
 			t.Errorf("the log has not, once, %s\n%s", want, said.String())
+		}
+	}
+}
+
+// The cgroup of a container that may divide it belongs to the process's user.
+func TestCgroupOwner(t *testing.T) {
+	if _, err := os.Stat("/sys/fs/cgroup/cgroup.controllers"); err != nil {
+		t.Skip("needs cgroup v2 alone")
+	}
+	for name, test := range map[string]struct {
+		change func(*specs.Spec)
+		want   uint32
+	}{
+		"a user":                        {func(*specs.Spec) {}, 1000},
+		"a user in its own namespace":   {userNamespace, 101000},
+		"one that is to write nothing":  {func(s *specs.Spec) { s.Mounts[len(s.Mounts)-1].Options = []string{"ro"} }, 0},
+		"one that could see the host's": {func(s *specs.Spec) { s.Linux.Namespaces = s.Linux.Namespaces[:5] }, 0},
+	} {
+		cfg, _ := config(t, func(s *specs.Spec) {
+			s.Process.User.UID = 1000
+			s.Linux.Namespaces = append(s.Linux.Namespaces, specs.LinuxNamespace{Type: specs.CgroupNamespace})
+			s.Mounts = append(s.Mounts, specs.Mount{Destination: "/sys/fs/cgroup", Type: "cgroup", Source: "cgroup"})
+			test.change(s)
+		}, "sleep")
+		c := create(t, cfg)
+		for file, want := range map[string]uint32{"": test.want, "cgroup.procs": test.want, "pids.max": 0} {
+			var st unix.Stat_t
+			if err := unix.Stat(filepath.Join("/sys/fs/cgroup", cgroupParent(), c.ID, file), &st); err != nil || st.Uid != want {
+				t.Errorf("%s: %q belongs to %d, not %d: %v", name, file, st.Uid, want, err)
+			}
 		}
 	}
 }

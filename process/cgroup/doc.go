@@ -29,6 +29,8 @@
 //     runc does not update, are set.
 //   - v2: a throttle of 0 lifts it, as on v1, where runc's is refused; and a
 //     device that is denied for writing is denied for reading and writing.
+//   - A group is given to the container's user without systemd, too: its own
+//     systemd, in a user namespace, needs it.
 //   - systemd is told of swap that is off and of I/O limits, which it would
 //     otherwise undo when it is reloaded.
 //

@@ -168,9 +168,8 @@ func (g *Group) members() *dir {
 	return nil
 }
 
-// Delegate gives a v2 group to a user, as cgroups(7) says under "Cgroup
-// delegation": with a cgroup namespace and a writable mount, the root of a user
-// namespace manages groups of its own below it.
+// Delegate gives a v2 group to a user, who can make groups below it then: see
+// cgroups(7), "Cgroup delegation".
 func (g *Group) Delegate(uid int) error {
 	if err := g.use(); err != nil {
 		return err
