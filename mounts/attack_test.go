@@ -439,30 +439,48 @@ func TestCopyUpRace(t *testing.T) {
 }
 
 // Without a cgroup namespace, a new mount of cgroup2 is one of the host's, and
-// takes its options along (runc issue 5258): there is to be none.
+// takes its options along (runc issue 5258): there is to be none. Beside v1 the
+// container sees its own cgroup only, as of v1.
 func TestCgroup2OfTheHost(t *testing.T) {
-	for _, private := range []bool{false, true} {
-		s := container(mounting(specs.Mount{Destination: "/sys/fs/cgroup", Type: "cgroup", Source: "cgroup", Options: []string{"ro", "memory_recursiveprot"}}))
-		if private {
+	v1 := []Hierarchy{{Name: "memory", Dir: "/sys/fs/cgroup/memory/c"}}
+	for _, test := range []struct {
+		kind    string
+		host    Config
+		private bool
+		want    string
+	}{
+		{"cgroup", Config{}, false, "bind /sys/fs/cgroup"},
+		{"cgroup2", Config{}, false, "bind /sys/fs/cgroup"},
+		{"cgroup", Config{}, true, "cgroup2"},
+		{"cgroup2", Config{Cgroup: v1, Cgroup2: "/sys/fs/cgroup/unified/c"}, false, "bind /sys/fs/cgroup/unified/c"},
+		{"cgroup2", Config{Cgroup: v1, Cgroup2: "/sys/fs/cgroup/unified/c"}, true, "cgroup2"},
+		{"cgroup2", Config{Cgroup: v1}, false, "cgroup2"}, // the host has not mounted it
+	} {
+		s := container(mounting(specs.Mount{Destination: "/sys/fs/cgroup", Type: test.kind, Source: "cgroup", Options: []string{"ro", "memory_recursiveprot"}}))
+		if test.private {
 			s.Linux.Namespaces = append(s.Linux.Namespaces, specs.LinuxNamespace{Type: specs.CgroupNamespace})
 		}
-		p, err := Compile(Config{Spec: s, Bundle: "/b", Rootfs: "/b/rootfs"})
+		test.host.Spec, test.host.Bundle, test.host.Rootfs = s, "/b", "/b/rootfs"
+		p, err := Compile(test.host)
 		if err != nil {
 			t.Fatal(err)
 		}
-		made := 0
+		var made, got []string
 		for _, super := range p.Supers {
-			if super.Type == "cgroup2" {
-				made++
+			if strings.HasPrefix(super.Type, "cgroup") {
+				made = append(made, super.Type)
 			}
-		}
-		if want := map[bool]int{false: 0, true: 1}[private]; made != want {
-			t.Errorf("own cgroup namespace %v: %d superblocks of cgroup2, want %d", private, made, want)
 		}
 		for _, line := range p.Lines() {
-			if line.Dest == "/sys/fs/cgroup" && !private && (line.Action != "bind" || !strings.Contains(line.Options, "ro")) {
-				t.Errorf("%s", line)
+			if strings.HasPrefix(line.Dest, "/sys/fs/cgroup") {
+				got = append(got, strings.TrimSpace(line.Action+" "+line.Source))
 			}
+			if line.Dest == "/sys/fs/cgroup" && !strings.Contains(line.Options, "ro") {
+				t.Errorf("%s: not read-only", line)
+			}
+		}
+		if strings.Join(got, ", ") != test.want || (len(made) > 0) != (test.want == "cgroup2") {
+			t.Errorf("%s, own namespace %v: %q with the superblocks %q, want %s", test.kind, test.private, got, made, test.want)
 		}
 	}
 }

@@ -19,8 +19,8 @@ const cgroupAttrs = unix.MOUNT_ATTR_NOSUID | unix.MOUNT_ATTR_NODEV | unix.MOUNT_
 // compileCgroup adds a mount of type cgroup or cgroup2: the container's cgroups.
 func (p *Plan) compileCgroup(field string, m *specs.Mount, dest string, o Options, c Config, userns bool) {
 	private := has(c.Spec.Linux, specs.CgroupNamespace)
-	if len(c.Cgroup) == 0 {
-		p.compileCgroup2(field, m, dest, o, private)
+	if len(c.Cgroup) == 0 || m.Type == "cgroup2" {
+		p.compileCgroup2(field, m, dest, o, c, private)
 		return
 	}
 	// v1: a tmpfs, with a directory for each hierarchy.
@@ -55,12 +55,16 @@ func (p *Plan) compileCgroup(field string, m *specs.Mount, dest string, o Option
 // cgroup namespace of who makes it. In the host's namespace that would not be a
 // mount of the container's: its options are the host's, and change there too
 // (runc issue 5258); and it waits 10 ms for an RCU grace period. A bind mount
-// shows the same.
-func (p *Plan) compileCgroup2(field string, m *specs.Mount, dest string, o Options, private bool) {
-	if private {
+// of where the host has it does neither.
+func (p *Plan) compileCgroup2(field string, m *specs.Mount, dest string, o Options, c Config, private bool) {
+	host := "/sys/fs/cgroup"
+	if len(c.Cgroup) > 0 { // as with v1, only the container's own
+		host = c.Cgroup2
+	}
+	if private || host == "" {
 		p.addMount(&mount{field: field, dest: dest, kind: "cgroup2", source: m.Source, options: o}, false)
 		return
 	}
 	o.Bind, o.Recursive, o.Data, o.Super = true, true, nil, nil
-	p.Ops = append(p.Ops, &bind{field: field, source: "/sys/fs/cgroup", dest: dest, options: o})
+	p.Ops = append(p.Ops, &bind{field: field, source: host, dest: dest, options: o})
 }

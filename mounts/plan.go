@@ -38,6 +38,9 @@ type Config struct {
 
 	// Cgroup are the cgroup v1 hierarchies; a host with none has cgroup v2.
 	Cgroup []Hierarchy
+	// Cgroup2 is the container's cgroup of cgroup v2, a path on the host, where
+	// that is mounted beside v1.
+	Cgroup2 string
 }
 
 // Plan is how a container's file system is put together.

@@ -403,7 +403,7 @@ func hostOf(l cgroup.Location) (plan.Host, error) {
 	h := plan.Host{Capabilities: own}
 	for _, d := range l.Dirs {
 		if len(d.Controllers) == 0 {
-			h.CgroupDir = true
+			h.CgroupDir, h.Cgroup2 = true, d.Mount+d.Path
 			continue
 		}
 		h.Tasks++

@@ -59,3 +59,25 @@ func TestCgroupOwner(t *testing.T) {
 		}
 	}
 }
+
+// A mount of cgroup2 is one, also where v1 is the usual one: the container's own
+// cgroup, in which its init is the only process.
+func TestCgroup2BesideV1(t *testing.T) {
+	if _, err := os.Stat("/sys/fs/cgroup/unified/cgroup.procs"); err != nil {
+		t.Skip("needs cgroup v1 and v2")
+	}
+	for name, change := range map[string]func(*specs.Spec){
+		"the host's namespace": func(*specs.Spec) {},
+		"its own": func(s *specs.Spec) {
+			s.Linux.Namespaces = append(s.Linux.Namespaces, specs.LinuxNamespace{Type: specs.CgroupNamespace})
+		},
+	} {
+		got := output(t, func(s *specs.Spec) {
+			change(s)
+			s.Mounts = append(s.Mounts, specs.Mount{Destination: "/dev/cgroup", Type: "cgroup2", Source: "cgroup2", Options: []string{"nosuid", "ro"}})
+		}, "cat", "/dev/cgroup/cgroup.procs")
+		if got != "1\n" {
+			t.Errorf("in %s: processes %q", name, got)
+		}
+	}
+}

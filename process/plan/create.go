@@ -33,7 +33,7 @@ type Create struct {
 func NewCreate(c *spec.Container, id string, filter *seccomp.Filter, host Host, options Options) (*Create, error) {
 	last := entersLast(c)
 	fs, err := mounts.Compile(mounts.Config{
-		Spec: c.Spec, Bundle: c.Bundle, Rootfs: c.Rootfs, RootMounts: options.RootMounts, Cgroup: host.Cgroup,
+		Spec: c.Spec, Bundle: c.Bundle, Rootfs: c.Rootfs, RootMounts: options.RootMounts, Cgroup: host.Cgroup, Cgroup2: host.Cgroup2,
 		Visible: options.Visible, NoPivotRoot: options.NoPivotRoot, EntersLast: last,
 	})
 	if err != nil {

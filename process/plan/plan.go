@@ -19,8 +19,10 @@ type Host struct {
 	Tasks int
 	// CgroupDir says whether there is a cgroup v2 directory to be cloned into.
 	CgroupDir bool
-	// Cgroup are the cgroup v1 hierarchies, for mounts of them.
-	Cgroup []mounts.Hierarchy
+	// Cgroup are the cgroup v1 hierarchies, for mounts of them, and Cgroup2 is the
+	// container's directory of cgroup v2 beside them.
+	Cgroup  []mounts.Hierarchy
+	Cgroup2 string
 }
 
 // Report is what a script tells the shim, and waits for an answer to.
