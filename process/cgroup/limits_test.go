@@ -239,28 +239,28 @@ func TestPidsLimit(t *testing.T) {
 	equal(t, "fork without limit", result(t, g, "/bin/sh", "-c", "(exit 0); exit 0"), 0)
 }
 
+// Who wants more is stopped, again and again; without a quota, not any more.
 func TestCPUQuota(t *testing.T) {
 	g := newTestGroup(t)
 	needController(t, g, "cpu")
-	ok(t, g.Update(resources(t, `{"cpu": {"quota": 20000, "period": 100000}}`)))
+	ok(t, g.Update(resources(t, `{"cpu": {"quota": 2000, "period": 10000}}`)))
 	start(t, g, "spin")
-	used := func() float64 {
+	throttled := func() uint64 {
 		s, err := g.Stats()
 		ok(t, err)
 		switch m := s.(type) {
 		case *v1.Metrics:
-			return float64(m.CPU.Usage.Total) / 1e9
+			return m.CPU.Throttling.ThrottledPeriods
 		case *v2.Metrics:
-			return float64(m.CPU.UsageUsec) / 1e6
+			return m.CPU.NrThrottled
 		}
 		return 0
 	}
-	before, began := used(), time.Now()
-	time.Sleep(2 * time.Second)
-	share := (used() - before) / time.Since(began).Seconds()
-	if share > 0.23 {
-		t.Errorf("used %.0f %% of a CPU with a quota of 20 %%", 100*share)
-	}
+	eventually(t, "stops", func() bool { return throttled() > 10 })
+	ok(t, g.Update(resources(t, `{"cpu": {"quota": -1}}`)))
+	before := throttled()
+	time.Sleep(100 * time.Millisecond)
+	equal(t, "stops without a quota", throttled(), before)
 }
 
 func TestOOM(t *testing.T) {

@@ -120,6 +120,8 @@ func role(args []string) {
 			_, err := f.WriteAt(fmt.Append(nil, i), 0)
 			fail(err)
 		}
+	case "hang":
+		fail(hang())
 	case "spin":
 		for {
 			os.Getpid()
