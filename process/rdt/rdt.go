@@ -16,6 +16,7 @@ import (
 	"strconv"
 	"strings"
 
+	"github.com/moby/sys/mountinfo"
 	"github.com/opencontainers/runtime-spec/specs-go"
 
 	"github.com/myshim/myshim/process/spec"
@@ -57,17 +58,17 @@ func compile(root, id string, r *specs.LinuxIntelRdt) plan {
 
 // Root is where resctrl is mounted.
 func Root() (string, error) {
-	text, err := os.ReadFile("/proc/self/mountinfo")
+	found, err := mountinfo.GetMounts(func(m *mountinfo.Info) (skip, stop bool) {
+		is := m.FSType == "resctrl"
+		return !is, is
+	})
 	if err != nil {
-		return "", err
+		return "", fmt.Errorf("linux.intelRdt: %w", err)
 	}
-	for line := range strings.Lines(string(text)) {
-		before, after, _ := strings.Cut(line, " - ")
-		if strings.HasPrefix(after, "resctrl ") {
-			return strings.Fields(before)[4], nil
-		}
+	if len(found) == 0 {
+		return "", spec.Invalid("linux.intelRdt", "resctrl is not mounted")
 	}
-	return "", spec.Invalid("linux.intelRdt", "resctrl is not mounted")
+	return found[0].Mountpoint, nil
 }
 
 // Create makes or finds the group of a container.
@@ -117,7 +118,8 @@ func (p *plan) mkdir() (made bool, err error) {
 	return err == nil, err
 }
 
-// compare reads what a group that exists has.
+// compare reads what a group that exists has. What the spec says must be so there;
+// what it does not name may be anything.
 func (p *plan) compare() error {
 	if len(p.expect) == 0 {
 		return nil
@@ -126,13 +128,43 @@ func (p *plan) compare() error {
 	if err != nil {
 		return fmt.Errorf("linux.intelRdt.closID: %w", err)
 	}
-	var has []string
+	has := make(map[domain]uint64)
 	for line := range strings.Lines(string(text)) {
-		has = append(has, strings.TrimSpace(line))
+		_ = parseSchema(line, has) // "L3:uninitialized" has none, see pseudo-locking
 	}
 	for _, line := range p.expect {
-		if !slices.Contains(has, line) {
-			return fmt.Errorf("linux.intelRdt: %s has not the schema %q but %q", p.Dir, line, has)
+		want := make(map[domain]uint64)
+		if err := parseSchema(line, want); err != nil {
+			return spec.Invalid("linux.intelRdt", "schema %q: %w", line, err)
+		}
+		for d, value := range want {
+			if got, ok := has[d]; !ok || got != value {
+				return fmt.Errorf("linux.intelRdt: %s has not the schema %q but %q", p.Dir, line, text)
+			}
+		}
+	}
+	return nil
+}
+
+// domain is what a schema has a value for: one cache, by its id, of a resource.
+type domain struct {
+	resource string
+	id       uint64
+}
+
+// parseSchema reads a line like "L3:0=7f;1=1f". The kernel fills up numbers with
+// spaces, and takes zeros in front of them. All are read as hexadecimal ones, which
+// those of MB are not: they are only compared.
+func parseSchema(line string, into map[domain]uint64) error {
+	resource, rest, _ := strings.Cut(line, ":")
+	for part := range strings.SplitSeq(rest, ";") {
+		id, value, _ := strings.Cut(part, "=")
+		n, err := strconv.ParseUint(strings.TrimSpace(id), 16, 64)
+		if err != nil {
+			return err
+		}
+		if into[domain{strings.TrimSpace(resource), n}], err = strconv.ParseUint(strings.TrimSpace(value), 16, 64); err != nil {
+			return err
 		}
 	}
 	return nil

@@ -20,7 +20,7 @@ func resctrl(t *testing.T, groups ...string) string {
 		if err := os.MkdirAll(filepath.Join(dir, "mon_groups"), 0o755); err != nil {
 			t.Fatal(err)
 		}
-		for name, text := range map[string]string{"schemata": "    L3:0=7f;1=7f\n    MB:0=100;1=100\n", "tasks": ""} {
+		for name, text := range map[string]string{"schemata": "    L3:0=7f;1=3f\n    MB:0=100;1= 20\n", "tasks": ""} {
 			if err := os.WriteFile(filepath.Join(dir, name), []byte(text), 0o644); err != nil {
 				t.Fatal(err)
 			}
@@ -31,7 +31,7 @@ func resctrl(t *testing.T, groups ...string) string {
 
 func TestExistingGroup(t *testing.T) {
 	root := resctrl(t, "gold")
-	g, err := Create(root, "c", &specs.LinuxIntelRdt{ClosID: "gold", L3CacheSchema: "L3:0=7f;1=7f", EnableMonitoring: true})
+	g, err := Create(root, "c", &specs.LinuxIntelRdt{ClosID: "gold", L3CacheSchema: "L3:0=7f;1=3f", EnableMonitoring: true})
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -61,6 +61,22 @@ func TestExistingGroup(t *testing.T) {
 	}
 }
 
+// The same schema can be written in several ways, and need not be a whole one.
+func TestSameSchema(t *testing.T) {
+	root := resctrl(t, "gold")
+	for _, r := range []specs.LinuxIntelRdt{
+		{L3CacheSchema: "L3:1=3f;0=7f", MemBwSchema: "MB:0=100;1=20"},
+		{L3CacheSchema: "L3: 0 = 07F ; 1=03f"},
+		{L3CacheSchema: "L3:1=3f"},
+		{MemBwSchema: "MB:01=020"},
+	} {
+		r.ClosID = "gold"
+		if _, err := Create(root, "c", &r); err != nil {
+			t.Errorf("%+v: %v", r, err)
+		}
+	}
+}
+
 func TestSchemata(t *testing.T) {
 	root := resctrl(t, "gold")
 	if _, err := Create(root, "c", &specs.LinuxIntelRdt{ClosID: "gold", Schemata: []string{"MB:0=20"}}); err != nil {
@@ -78,6 +94,9 @@ func TestRefused(t *testing.T) {
 	}{
 		"no such group":    {specs.LinuxIntelRdt{ClosID: "silver"}, "linux.intelRdt.closID: "},
 		"another schema":   {specs.LinuxIntelRdt{ClosID: "gold", MemBwSchema: "MB:0=10;1=10"}, `has not the schema "MB:0=10;1=10"`},
+		"of another cache": {specs.LinuxIntelRdt{ClosID: "gold", MemBwSchema: "MB:2=100"}, `has not the schema "MB:2=100"`},
+		"of nothing there": {specs.LinuxIntelRdt{ClosID: "gold", L3CacheSchema: "L3CODE:0=7f"}, `has not the schema "L3CODE:0=7f"`},
+		"no schema":        {specs.LinuxIntelRdt{ClosID: "gold", L3CacheSchema: "L3:0"}, `linux.intelRdt: schema "L3:0": `},
 		"its own, no file": {specs.LinuxIntelRdt{L3CacheSchema: "L3:0=f"}, "linux.intelRdt.schemata: "},
 	} {
 		root := resctrl(t, "gold")
