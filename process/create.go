@@ -376,6 +376,9 @@ func (c *Container) openTerminal(p *Process, root *os.File) (*os.File, error) {
 // explain adds to the failure of a step what the kernel says about it, where it
 // says more than a number.
 func (m *making) explain(err error) error {
+	if m.group.OOMKilled() { // in runc's words, which are known
+		return fmt.Errorf("container init was OOM-killed (memory limit too low?): %w", err)
+	}
 	step, ok := errors.AsType[*launch.StepError](err)
 	if !ok || !step.Step.Calls(script.Fsconfig) && !step.Step.Calls(script.Fsmount) {
 		return err

@@ -81,3 +81,21 @@ func TestCgroup2BesideV1(t *testing.T) {
 		}
 	}
 }
+
+// A process that is killed for want of memory fails a creation, which says so. With
+// v2 the limit is too low for the init; v1 refuses one below the usage.
+func TestOutOfMemoryAtCreate(t *testing.T) {
+	limit := int64(4096)
+	var hooks *specs.Hooks
+	if _, err := os.Stat("/sys/fs/cgroup/cgroup.controllers"); err != nil {
+		limit, hooks = 16<<20, &specs.Hooks{CreateContainer: []specs.Hook{{Path: "/usr/bin/tail", Args: []string{"tail", "/dev/zero"}}}}
+	}
+	cfg, _ := config(t, func(s *specs.Spec) {
+		s.Linux.Resources = &specs.LinuxResources{Memory: &specs.LinuxMemory{Limit: &limit, Swap: &limit}}
+		s.Hooks = hooks
+	}, "sleep")
+	_, err := Create(t.Context(), cfg)
+	if want := "container init was OOM-killed (memory limit too low?): "; err == nil || !strings.Contains(err.Error(), want) {
+		t.Errorf("got %v, want %s", err, want)
+	}
+}

@@ -284,6 +284,8 @@ func TestOOM(t *testing.T) {
 	equal(t, "kills", kills.Load(), 5)
 	equal(t, "reports", reports.Load(), 5)
 	equal(t, "reports of the sibling", others.Load(), 0)
+	equal(t, "killed in the group", g.OOMKilled(), true)
+	equal(t, "killed in the sibling", sibling.OOMKilled(), false)
 	ok(t, bystander.Process.Signal(unix.Signal(0)))
 
 	// Without CheckOOM: the watcher is told.

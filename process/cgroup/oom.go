@@ -64,6 +64,22 @@ func (g *Group) CheckOOM() {
 	g.oom.check()
 }
 
+// OOMKilled says whether the kernel has ever killed a process of the group for want
+// of memory.
+func (g *Group) OOMKilled() bool {
+	if g.use() != nil {
+		return false
+	}
+	defer g.done()
+	file := "memory.oom_control"
+	if g.V2() {
+		file = "memory.events"
+	}
+	text, err := g.read("memory", file)
+	kills, _ := oomKills(text)
+	return err == nil && kills > 0
+}
+
 func (g *Group) unwatch() {
 	o := &g.oom
 	o.mu.Lock()
@@ -128,7 +144,12 @@ func (o *oomCount) count() (uint64, bool) {
 	if err != nil {
 		return 0, false
 	}
-	for line := range strings.Lines(string(buf[:n])) {
+	return oomKills(string(buf[:n]))
+}
+
+// oomKills reads memory.events of v2, or memory.oom_control.
+func oomKills(text string) (uint64, bool) {
+	for line := range strings.Lines(text) {
 		if text, ok := strings.CutPrefix(line, "oom_kill "); ok {
 			kills, err := strconv.ParseUint(strings.TrimSpace(text), 10, 64)
 			return kills, err == nil
