@@ -218,11 +218,9 @@ func (c *Container) Pids() (map[int]string, error) {
 	for _, pid := range pids {
 		ids[pid] = ""
 	}
-	for _, p := range c.processes() {
-		if pid := p.State().PID; pid != 0 {
-			if _, ok := ids[pid]; ok {
-				ids[pid] = p.ID
-			}
+	for _, p := range append(c.processes(), c.Init) { // they may have left the cgroup
+		if k := p.process(); k != nil {
+			ids[k.PID] = p.ID
 		}
 	}
 	return ids, nil
@@ -245,6 +243,8 @@ func (c *Container) processes() []*Process {
 func (c *Container) Kill(sig unix.Signal, all bool) error {
 	err := c.Init.Signal(0) // for one that has ended
 	switch {
+	case err == nil && all && sig == unix.SIGKILL:
+		err = c.killAll()
 	case err == nil && all:
 		err = c.group.Signal(sig)
 	case err == nil:
@@ -252,6 +252,20 @@ func (c *Container) Kill(sig unix.Signal, all bool) error {
 	}
 	if err == nil && sig == unix.SIGKILL && c.pauseStatus() != Running {
 		err = c.group.Thaw() // frozen, on cgroup v1 it does not even die
+	}
+	return err
+}
+
+// killAll ends what is in the container's cgroup, and what was started by this
+// process and has left it.
+func (c *Container) killAll() error {
+	err := c.group.Kill()
+	for _, p := range append(c.processes(), c.Init) {
+		if k := p.process(); k != nil {
+			if killed := p.Signal(unix.SIGKILL); !errors.Is(killed, ErrNotFound) {
+				err = errors.Join(err, killed)
+			}
+		}
 	}
 	return err
 }
@@ -283,7 +297,7 @@ const lastExits = 10 * time.Second
 // killed everything.
 func (c *Container) endExecs() {
 	if !c.spec.New(specs.PIDNamespace) {
-		if err := c.group.Kill(); err != nil {
+		if err := c.killAll(); err != nil {
 			log.L.WithError(err).Warnf("kill the processes of %s", c.ID)
 		}
 	} else if c.pauseStatus() != Running {

@@ -170,3 +170,53 @@ func TestStartFails(t *testing.T) {
 		t.Errorf("events: %s", got)
 	}
 }
+
+// An init that has left its cgroup is of the container still: containerd would
+// take one without processes for dead, and after the death nothing is left.
+func TestInitLeavesCgroup(t *testing.T) {
+	for name, end := range map[string]func(*Container) error{
+		"kill all": func(c *Container) error { return c.Kill(unix.SIGKILL, true) },
+		"destroy":  func(c *Container) error { return c.Destroy(t.Context()) },
+	} {
+		t.Run(name, func(t *testing.T) {
+			cfg, _ := config(t, nil, "sleep")
+			c := create(t, cfg)
+			start(t, c)
+			pid := c.Init.State().PID
+			leaveCgroup(t, c, pid)
+			if inside, err := c.group.Pids(); err != nil || len(inside) > 0 {
+				t.Fatalf("in the cgroup: %v (%v)", inside, err)
+			}
+			if pids, err := c.Pids(); err != nil || len(pids) != 1 || pids[pid] != "" {
+				t.Errorf("pids %v (%v), want %d", pids, err, pid)
+			}
+			defer time.AfterFunc(10*time.Second, func() { _ = c.Init.Signal(unix.SIGTERM) }).Stop()
+			if err := end(c); err != nil {
+				t.Error(err)
+			}
+			if code := wait(t, c.Init); code != 137 {
+				t.Errorf("exit %d", code)
+			}
+		})
+	}
+}
+
+// leaveCgroup moves a process next to its container's cgroup.
+func leaveCgroup(t *testing.T, c *Container, pid int) {
+	t.Helper()
+	for _, d := range c.group.Dirs {
+		next := filepath.Join(filepath.Dir(d.Mount+d.Path), "next")
+		if err := os.Mkdir(next, 0o755); err != nil {
+			t.Fatal(err)
+		}
+		t.Cleanup(func() {
+			if err := os.Remove(next); err != nil {
+				t.Error(err)
+			}
+		})
+		err := os.WriteFile(next+"/cgroup.procs", []byte(strconv.Itoa(pid)), 0)
+		if err != nil && !errors.Is(err, unix.ENOSPC) { // of v1's cpuset, which has no CPUs yet
+			t.Fatal(err)
+		}
+	}
+}
