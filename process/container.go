@@ -41,7 +41,7 @@ type Container struct {
 	updating sync.Mutex // one Update after the other; nothing else waits for it
 
 	mu    sync.Mutex
-	pause Status              // guarded by mu; Running, Pausing or Paused
+	pause Status              // guarded by mu; Running, Pausing, Paused or Resuming
 	execs map[string]*Process // guarded by mu; those that are not deleted
 	root  *os.File            // guarded by mu; nil when the init has ended
 	stats any                 // guarded by mu; the last ones, when the init has ended
@@ -109,26 +109,30 @@ func (c *Container) Process(execID string) (*Process, error) {
 	return p, nil
 }
 
-// pauseStatus is Pausing or Paused, or else Running.
+// pauseStatus is Pausing, Paused or Resuming, or else Running.
 func (c *Container) pauseStatus() Status {
 	c.mu.Lock()
 	defer c.mu.Unlock()
 	return c.pause
 }
 
-// allow checks that something may happen to the container now, and calls then
-// before anything else can happen.
+// allow checks that something may happen to the container now, changes its state,
+// and calls then before anything else can happen, not even its end.
 func (c *Container) allow(a Action, then func() error) error {
 	c.mu.Lock()
 	defer c.mu.Unlock()
 	c.Init.mu.Lock()
 	status := c.Init.status
 	c.Init.mu.Unlock()
-	if status == Running {
+	running := status == Running
+	if running {
 		status = c.pause
 	}
 	if err := status.allows(a, "container"); err != nil {
 		return err
+	}
+	if running {
+		c.pause = next[status][a]
 	}
 	return then()
 }
@@ -136,28 +140,19 @@ func (c *Container) allow(a Action, then func() error) error {
 // nothing is for allow.
 func nothing() error { return nil }
 
-func (c *Container) setPause(s Status) {
-	c.mu.Lock()
-	defer c.mu.Unlock()
-	c.pause = s
-}
-
 // Pause stops all processes of the container until Resume.
 func (c *Container) Pause(ctx context.Context) error {
-	pausing := func() error {
-		c.pause = Pausing
-		return nil
-	}
-	if err := c.allow(Pause, pausing); err != nil {
+	if err := c.allow(Pause, nothing); err != nil {
 		return err
 	}
 	if err := c.group.Freeze(ctx); err != nil {
-		c.setPause(Running)
+		_ = c.allow(Thaw, nothing) // unless it has ended
 		return fmt.Errorf("pause container %s: %w", c.ID, err)
 	}
-	c.setPause(Paused)
-	c.emit(ContainerPaused, c.Init)
-	return nil
+	return c.allow(Freeze, func() error {
+		c.emit(ContainerPaused, c.Init)
+		return nil
+	})
 }
 
 // Resume lets a paused container go on.
@@ -166,11 +161,13 @@ func (c *Container) Resume() error {
 		return err
 	}
 	if err := c.group.Thaw(); err != nil {
+		_ = c.allow(Freeze, nothing) // unless it has ended
 		return fmt.Errorf("resume container %s: %w", c.ID, err)
 	}
-	c.setPause(Running)
-	c.emit(ContainerResumed, c.Init)
-	return nil
+	return c.allow(Thaw, func() error {
+		c.emit(ContainerResumed, c.Init)
+		return nil
+	})
 }
 
 // Update changes the limits of the container. What is not mentioned stays.
@@ -282,11 +279,13 @@ func (c *Container) ended(p *Process, exit ExitStatus, quiet bool) {
 		c.settle(exit)
 		c.endExecs()
 	}
+	c.mu.Lock() // what allow has allowed is told before, or not at all
 	p.stop(exit, func() {
 		if !quiet {
 			c.emit(ProcessExited, p)
 		}
 	})
+	c.mu.Unlock()
 }
 
 // lastExits is how long the exit of a container waits for those of its execs.
@@ -305,7 +304,7 @@ func (c *Container) endExecs() {
 	}
 	timeout := time.After(lastExits)
 	for _, p := range c.processes() {
-		if p.State().Status != Running && !p.starting() {
+		if p.State().Status == Created && !p.starting() {
 			continue
 		}
 		select {

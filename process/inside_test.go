@@ -6,6 +6,7 @@ import (
 	"os"
 	"path/filepath"
 	"strings"
+	"sync"
 	"syscall"
 	"testing"
 	"time"
@@ -188,6 +189,61 @@ func TestPauseAndKill(t *testing.T) {
 		t.Error(err)
 	}
 	if got := events.String(); got != "create start pause resume pause exit delete" {
+		t.Errorf("events: %s", got)
+	}
+}
+
+// Who pauses and who resumes at the same time take turns, and what they tell is
+// over when the container is.
+func TestPauseRaces(t *testing.T) {
+	for range 5 {
+		cfg, events := config(t, nil, "sleep")
+		c := create(t, cfg)
+		start(t, c)
+		var wg sync.WaitGroup
+		for range 4 {
+			for _, do := range []func() error{func() error { return c.Pause(t.Context()) }, c.Resume} {
+				wg.Go(func() {
+					for c.Init.State().Status != Stopped {
+						_ = do() // mostly refused
+					}
+				})
+			}
+		}
+		for deadline := time.Now().Add(10 * time.Second); strings.Count(events.String(), "resume") < 20; time.Sleep(time.Millisecond) {
+			if time.Now().After(deadline) {
+				t.Fatalf("events: %s", events)
+			}
+		}
+		if err := c.Kill(unix.SIGKILL, false); err != nil {
+			t.Error(err)
+		}
+		wg.Wait()
+		if err := c.Delete(t.Context()); err != nil {
+			t.Error(err)
+		}
+		rest := strings.ReplaceAll(strings.TrimPrefix(events.String(), "create start "), "pause resume ", "")
+		if rest != "exit delete" && rest != "pause exit delete" {
+			t.Fatalf("events: %s", events)
+		}
+	}
+}
+
+// A container that is killed while it is paused has exited when its execs have.
+func TestKillPausedExec(t *testing.T) {
+	cfg, events := config(t, func(s *specs.Spec) { s.Linux.Namespaces = s.Linux.Namespaces[1:] }, "sleep")
+	c := create(t, cfg)
+	start(t, c)
+	p, err := c.Exec("e", &specs.Process{Cwd: "/", Args: []string{"/test", "sleep"}, Env: []string{"INSIDE=1"}}, stdio.Request{})
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := errors.Join(c.StartExec(t.Context(), p), c.Pause(t.Context()), c.Kill(unix.SIGKILL, false)); err != nil {
+		t.Fatal(err)
+	}
+	wait(t, c.Init)
+	wait(t, p)
+	if got := events.String(); got != "create start exec/e start/e pause exit/e exit" {
 		t.Errorf("events: %s", got)
 	}
 }

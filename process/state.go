@@ -6,8 +6,8 @@ import (
 	"time"
 )
 
-// Status is what state a process is in. Pausing and Paused are states of a whole
-// container.
+// Status is what state a process is in. Pausing, Paused and Resuming are states of
+// a whole container.
 type Status int
 
 // The states.
@@ -16,12 +16,13 @@ const (
 	Running
 	Pausing
 	Paused
+	Resuming
 	Stopped // it has ended, and waits for Delete
 	Deleted
 )
 
 func (s Status) String() string {
-	return [...]string{"created", "running", "pausing", "paused", "stopped", "deleted"}[s]
+	return [...]string{"created", "running", "pausing", "paused", "resuming", "stopped", "deleted"}[s]
 }
 
 // Action is what can be asked of a process, or happen to it.
@@ -32,24 +33,27 @@ const (
 	Start Action = iota
 	Exec
 	Pause
+	Freeze // what Pause and Resume wait for, or the other one if that fails
 	Resume
+	Thaw
 	Update
 	Exit
 	Delete
 )
 
 func (a Action) String() string {
-	return [...]string{"start", "exec in", "pause", "resume", "update", "exit", "delete"}[a]
+	return [...]string{"start", "exec in", "pause", "pause", "resume", "resume", "update", "exit", "delete"}[a]
 }
 
 // next says what may happen in which state, and what the state is then. What is
 // not there is refused with ErrState.
 var next = map[Status]map[Action]Status{
-	Created: {Start: Running, Exec: Created, Update: Created, Exit: Stopped, Delete: Deleted},
-	Running: {Exec: Running, Pause: Paused, Update: Running, Exit: Stopped},
-	Pausing: {Exit: Stopped},
-	Paused:  {Resume: Running, Update: Paused, Exit: Stopped},
-	Stopped: {Delete: Deleted},
+	Created:  {Start: Running, Exec: Created, Update: Created, Exit: Stopped, Delete: Deleted},
+	Running:  {Exec: Running, Pause: Pausing, Update: Running, Exit: Stopped},
+	Pausing:  {Freeze: Paused, Thaw: Running, Exit: Stopped},
+	Paused:   {Resume: Resuming, Update: Paused, Exit: Stopped},
+	Resuming: {Thaw: Running, Freeze: Paused, Update: Resuming, Exit: Stopped},
+	Stopped:  {Delete: Deleted},
 }
 
 // The errors of this package, for errors.Is.

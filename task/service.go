@@ -200,12 +200,13 @@ func (s *Service) state(_ context.Context, r *api.StateRequest) (*api.StateRespo
 }
 
 var statuses = map[process.Status]tasktypes.Status{
-	process.Created: tasktypes.Status_CREATED,
-	process.Running: tasktypes.Status_RUNNING,
-	process.Pausing: tasktypes.Status_PAUSING,
-	process.Paused:  tasktypes.Status_PAUSED,
-	process.Stopped: tasktypes.Status_STOPPED,
-	process.Deleted: tasktypes.Status_STOPPED,
+	process.Created:  tasktypes.Status_CREATED,
+	process.Running:  tasktypes.Status_RUNNING,
+	process.Pausing:  tasktypes.Status_PAUSING,
+	process.Paused:   tasktypes.Status_PAUSED,
+	process.Resuming: tasktypes.Status_PAUSED, // containerd has no word for it
+	process.Stopped:  tasktypes.Status_STOPPED,
+	process.Deleted:  tasktypes.Status_STOPPED,
 }
 
 func (s *Service) wait(ctx context.Context, r *api.WaitRequest) (*api.WaitResponse, error) {
