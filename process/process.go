@@ -35,6 +35,7 @@ type Process struct {
 	kernel   *kernel.Process // guarded by mu; nil when pid is 0, or the process has ended
 	exit     ExitStatus      // guarded by mu; once Stopped
 	size     *terminalSize   // guarded by mu; of the terminal, asked for before the start
+	noStdin  bool            // guarded by mu; its end was asked for before the start
 	deletion *deletion       // guarded by mu; the one in progress, or done
 }
 
@@ -114,21 +115,33 @@ func (p *Process) Resize(width, height uint16) error {
 	return streams.Resize(width, height)
 }
 
-// CloseStdin lets the process see the end of its standard input.
+// CloseStdin lets the process see the end of its standard input, when it is
+// started if it is not yet: a client whose input is empty asks for it early.
 func (p *Process) CloseStdin() error {
-	if streams := p.stdio(); streams != nil {
-		return streams.CloseStdin()
+	p.mu.Lock()
+	streams := p.streams
+	if streams == nil {
+		p.noStdin = true
 	}
-	return nil
+	p.mu.Unlock()
+	if streams == nil {
+		return nil
+	}
+	return streams.CloseStdin()
 }
 
-// attach gives the process its streams, and the size of the terminal that was
-// asked for when it had none.
+// attach gives the process its streams, and does what was asked for when it had
+// none.
 func (p *Process) attach(streams *stdio.Streams) error {
 	p.mu.Lock()
 	p.streams = streams
-	size := p.size
+	size, noStdin := p.size, p.noStdin
 	p.mu.Unlock()
+	if noStdin {
+		if err := streams.CloseStdin(); err != nil {
+			return err
+		}
+	}
 	if size == nil && p.spec.ConsoleSize != nil {
 		size = &terminalSize{uint16(p.spec.ConsoleSize.Width), uint16(p.spec.ConsoleSize.Height)}
 	}

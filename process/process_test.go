@@ -121,6 +121,27 @@ func TestExec(t *testing.T) {
 	}
 }
 
+// A client whose input is empty closes it before it starts the process.
+func TestCloseStdinBeforeStart(t *testing.T) {
+	cfg, _ := config(t, nil, "sleep")
+	c := create(t, cfg)
+	start(t, c)
+	in := filepath.Join(t.TempDir(), "in")
+	if err := unix.Mkfifo(in, 0o600); err != nil {
+		t.Fatal(err)
+	}
+	p, err := c.Exec("e", &specs.Process{Cwd: "/", Args: []string{"/test", "swallow"}, Env: []string{"INSIDE=1"}}, stdio.Request{Stdin: in})
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := errors.Join(p.CloseStdin(), c.StartExec(t.Context(), p)); err != nil {
+		t.Fatal(err)
+	}
+	if code := wait(t, p); code != 0 {
+		t.Errorf("exit %d", code)
+	}
+}
+
 // BenchmarkLife measures what a container costs without shim and containerd.
 func BenchmarkLife(b *testing.B) {
 	times := map[string]time.Duration{}
