@@ -67,10 +67,11 @@ type Config struct {
 
 // Event is something that happened to a container.
 type Event struct {
-	Kind   EventKind
-	ExecID string // "" for the init, and what happens to the whole container
-	PID    int
-	Exit   ExitStatus // of ProcessExited and ContainerDeleted
+	Kind      EventKind
+	Container *Container
+	ExecID    string // "" for the init, and what happens to the whole container
+	PID       int
+	Exit      ExitStatus // of ProcessExited and ContainerDeleted
 }
 
 // EventKind says what happened.
@@ -90,7 +91,7 @@ const (
 
 func (c *Container) emit(kind EventKind, p *Process) {
 	p.mu.Lock()
-	e := Event{Kind: kind, ExecID: p.ID, PID: p.pid, Exit: p.exit}
+	e := Event{Kind: kind, Container: c, ExecID: p.ID, PID: p.pid, Exit: p.exit}
 	p.mu.Unlock()
 	c.Emit(e)
 }

@@ -101,8 +101,9 @@ func Create(ctx context.Context, config Config) (_ *Container, err error) {
 		log.G(ctx).Warnf("container %s: %s", c.ID, w)
 	}
 	undo.keep()
+	k := c.start.Take() // not later: whoever is told may start it at once
 	c.emit(ContainerCreated, c.Init)
-	go c.Init.watch(c.start.Take())
+	go c.Init.watch(k)
 	return c, nil
 }
 

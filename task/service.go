@@ -54,7 +54,7 @@ func (s *Service) Release(id string) int {
 		if err := c.Destroy(context.Background()); err != nil {
 			log.L.WithError(err).Warnf("release container %s", id)
 		}
-		s.forget(id)
+		s.forget(id, c)
 	}
 	s.mu.Lock()
 	defer s.mu.Unlock()
@@ -80,10 +80,19 @@ func (s *Service) process(id, execID string) (*process.Process, error) {
 	return c.Process(execID)
 }
 
-func (s *Service) forget(id string) {
+func (s *Service) store(id string, c *process.Container) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	delete(s.containers, id)
+	s.containers[id] = c
+}
+
+// forget leaves a newer container of the same ID alone.
+func (s *Service) forget(id string, c *process.Container) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if s.containers[id] == c {
+		delete(s.containers, id)
+	}
 }
 
 func (s *Service) create(ctx context.Context, r *api.CreateTaskRequest) (*api.CreateTaskResponse, error) {
@@ -113,13 +122,10 @@ func (s *Service) create(ctx context.Context, r *api.CreateTaskRequest) (*api.Cr
 		Emit:          func(e process.Event) { s.emit(e, r) },
 	})
 	if err != nil {
-		s.forget(r.ID)
+		s.forget(r.ID, nil)
 		// The words that clients look for.
 		return nil, fmt.Errorf("OCI runtime create failed: %w", err)
 	}
-	s.mu.Lock()
-	s.containers[r.ID] = c
-	s.mu.Unlock()
 	return &api.CreateTaskResponse{Pid: pid(c.Init)}, nil
 }
 
@@ -239,7 +245,7 @@ func (s *Service) delete(ctx context.Context, r *api.DeleteRequest) (*api.Delete
 		return nil, err
 	}
 	if r.ExecID == "" {
-		s.forget(r.ID)
+		s.forget(r.ID, c)
 	}
 	exit := p.State().Exit
 	return &api.DeleteResponse{Pid: pid(p), ExitStatus: uint32(exit.Code), ExitedAt: timestamppb.New(exit.At)}, nil

@@ -3,8 +3,48 @@ package task
 import (
 	"testing"
 
+	api "github.com/containerd/containerd/api/runtime/task/v3"
+	"google.golang.org/protobuf/proto"
+
 	"github.com/myshim/myshim/process"
 )
+
+// container is one of which nothing is there but its names.
+func container(id string) *process.Container {
+	c := &process.Container{Config: process.Config{ID: id}}
+	c.Init = &process.Process{Container: c}
+	return c
+}
+
+// Who gets TaskCreate may ask for the container at once.
+func TestStateAtTaskCreate(t *testing.T) {
+	var s *Service
+	published := false
+	s = New("shim", "ns", func(topic string, _ proto.Message) {
+		published = true
+		if _, err := s.state(t.Context(), &api.StateRequest{ID: "c"}); err != nil {
+			t.Errorf("at %s: %v", topic, err)
+		}
+	}, nil)
+	s.emit(process.Event{Kind: process.ContainerCreated, Container: container("c")}, &api.CreateTaskRequest{ID: "c"})
+	if !published {
+		t.Error("no event")
+	}
+}
+
+// Of two that delete a container, the second one may be done when there is a new
+// one of the same ID.
+func TestForget(t *testing.T) {
+	s := New("shim", "ns", nil, nil)
+	first, second := container("c"), container("c")
+	s.store("c", first)
+	s.forget("c", first)
+	s.store("c", second)
+	s.forget("c", first)
+	if c, err := s.container("c"); c != second {
+		t.Errorf("got %v (%v)", c, err)
+	}
+}
 
 func TestStatuses(t *testing.T) {
 	for s := process.Created; s <= process.Deleted; s++ {
