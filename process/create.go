@@ -100,6 +100,9 @@ func Create(ctx context.Context, config Config) (_ *Container, err error) {
 	for _, w := range append(p.Warnings, c.group.Warnings(c.spec.Linux.Resources)...) {
 		log.G(ctx).Warnf("container %s: %s", c.ID, w)
 	}
+	if err := ctx.Err(); err != nil { // containerd waits no more, and would not know of it
+		return nil, err
+	}
 	undo.keep()
 	k := c.start.Take() // not later: whoever is told may start it at once
 	c.emit(ContainerCreated, c.Init)

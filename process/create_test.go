@@ -116,6 +116,26 @@ func TestCreateCancelled(t *testing.T) {
 	}
 }
 
+// overdue is a context that ends when nothing waits for it any more.
+type overdue struct{ context.Context }
+
+func (overdue) Err() error { return context.DeadlineExceeded }
+
+// Nobody would know of a container that is there after its time.
+func TestCreateTooLate(t *testing.T) {
+	cfg, events := config(t, nil, "true")
+	c, err := Create(overdue{t.Context()}, cfg)
+	if !errors.Is(err, context.DeadlineExceeded) {
+		t.Errorf("error %v", err)
+	}
+	if err == nil {
+		_ = c.Destroy(context.Background())
+	}
+	if events.String() != "" {
+		t.Errorf("events: %s", events)
+	}
+}
+
 // The root of a Create request is mounted where only the container sees it.
 func TestRootMounts(t *testing.T) {
 	cfg, _ := config(t, func(s *specs.Spec) { s.Process.Args = []string{"/x/test", "true"} }, "true")
