@@ -39,7 +39,7 @@ type daemon struct {
 	socket   unix.Stat_t // of its file
 	events   *events
 	conns    *conns
-	release  func(id string) (left int)
+	service  Service
 	idle     *time.Timer // runs while no client is connected
 	once     sync.Once
 	stop     chan time.Duration // how long the last events may take
@@ -81,7 +81,7 @@ func (r Runtime) daemon(line command.Line) (err error) {
 	server.RegisterService(command.ReleaseService, &ttrpc.ServiceDesc{Methods: map[string]ttrpc.Method{
 		command.ReleaseMethod: d.handleRelease,
 	}})
-	d.release, err = r.Serve(ctx, Daemon{
+	d.service, err = r.Serve(ctx, Daemon{
 		ID:        line.ID,
 		Namespace: line.Namespace,
 		Debug:     line.Debug,
@@ -91,7 +91,7 @@ func (r Runtime) daemon(line command.Line) (err error) {
 	if err != nil {
 		return err
 	}
-	d.idle = time.AfterFunc(idleTimeout, d.exitIfIdle)
+	d.idle = time.NewTimer(idleTimeout)
 	go func() {
 		// Not ctx: it is that of the requests, which are still to be answered
 		// when the daemon has been told to exit.
@@ -110,6 +110,8 @@ func (r Runtime) daemon(line command.Line) (err error) {
 			case unix.SIGUSR1:
 				logStacks()
 			}
+		case <-d.idle.C:
+			d.exitIfIdle()
 		case patience := <-d.stop:
 			cancel()
 			d.finish(patience)
@@ -177,7 +179,8 @@ func (d *daemon) handleRelease(_ context.Context, unmarshal func(any) error) (an
 		return nil, err
 	}
 	reply := new(taskapi.ConnectResponse)
-	if d.release(request.ID) == 0 {
+	d.service.Release(request.ID)
+	if d.service.CloseIfIdle() {
 		log.L.Infof("exiting: %s was the last container", request.ID)
 		reply.ShimPid = uint32(os.Getpid())
 		d.shutdown(releaseTimeout)
@@ -194,10 +197,15 @@ func (d *daemon) clientsChanged(connected int) {
 }
 
 func (d *daemon) exitIfIdle() {
-	if d.conns.unconnected() && d.release("") == 0 {
-		log.L.Infof("exiting: without a container, and without a client for %v", idleTimeout)
-		d.shutdown(flushTimeout)
+	if !d.conns.unconnected() {
+		return // it runs again when the client has gone
 	}
+	if !d.service.CloseIfIdle() {
+		d.idle.Reset(idleTimeout) // a Create may be failing yet, with nobody to tell
+		return
+	}
+	log.L.Infof("exiting: without a container, and without a client for %v", idleTimeout)
+	d.shutdown(flushTimeout)
 }
 
 func logStacks() {

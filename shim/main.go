@@ -28,11 +28,7 @@ type Runtime struct {
 
 	// Serve registers the services of the daemon, before the first connection
 	// is accepted. ctx ends when the daemon is told to exit.
-	//
-	// The function it returns lets go of a container that containerd has given
-	// up, whatever its state, and is a no-op if there is none of that ID; it
-	// returns how many containers are left.
-	Serve func(ctx context.Context, d Daemon, server *ttrpc.Server) (release func(id string) (left int), err error)
+	Serve func(ctx context.Context, d Daemon, server *ttrpc.Server) (Service, error)
 
 	// Ended tells, in the process of `delete`, how a container ended as far as that
 	// is known.
@@ -64,6 +60,17 @@ type Daemon struct {
 	// included, are answered and all events delivered, or a few seconds later.
 	// When it returns the socket is gone, so that no client finds it any more.
 	Shutdown func()
+}
+
+// Service is what a daemon serves, as far as its own end depends on it.
+type Service interface {
+	// Release lets go of a container that containerd has given up, whatever its
+	// state is, if there is one of that ID.
+	Release(id string)
+
+	// CloseIfIdle says whether there is no container, and the daemon may exit. If
+	// so there will be none any more.
+	CloseIfIdle() bool
 }
 
 // Cleanup says which container to clean up.

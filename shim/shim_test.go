@@ -116,7 +116,31 @@ func testRuntime() Runtime {
 	}
 }
 
-func serveTest(ctx context.Context, d Daemon, server *ttrpc.Server) (func(string) int, error) {
+// held are the containers of a test.
+type held struct {
+	mu  sync.Mutex
+	ids map[string]bool // guarded by mu
+}
+
+func (h *held) hold(id string) {
+	h.mu.Lock()
+	defer h.mu.Unlock()
+	h.ids[id] = true
+}
+
+func (h *held) Release(id string) {
+	h.mu.Lock()
+	defer h.mu.Unlock()
+	delete(h.ids, id)
+}
+
+func (h *held) CloseIfIdle() bool {
+	h.mu.Lock()
+	defer h.mu.Unlock()
+	return len(h.ids) == 0
+}
+
+func serveTest(ctx context.Context, d Daemon, server *ttrpc.Server) (Service, error) {
 	if s := os.Getenv("MYSHIM_TEST_SERVE"); s == "fail" {
 		return nil, errors.New("serve: no")
 	} else if s != "" {
@@ -126,14 +150,18 @@ func serveTest(ctx context.Context, d Daemon, server *ttrpc.Server) (func(string
 		}
 		time.Sleep(pause)
 	}
-	var mu sync.Mutex
-	held := map[string]bool{}
+	h := &held{ids: map[string]bool{}}
 	methods := map[string]func(id string) error{
 		"Pid":      func(string) error { return nil },
 		"Shutdown": func(string) error { d.Shutdown(); return nil },
 		"Log":      func(id string) error { log.L.Info(id); log.L.Debug("debug " + id); return nil },
-		"Hold":     func(id string) error { mu.Lock(); defer mu.Unlock(); held[id] = true; return nil },
-		"Block":    func(string) error { <-ctx.Done(); return nil },
+		"Hold":     func(id string) error { h.hold(id); return nil },
+		"Lend": func(id string) error {
+			h.hold(id)
+			time.AfterFunc(2*time.Second, func() { h.Release(id) })
+			return nil
+		},
+		"Block": func(string) error { <-ctx.Done(); return nil },
 		"Garbage": func(string) error {
 			for range 100 {
 				_ = bytes.Repeat([]byte("x"), 1<<16)
@@ -159,12 +187,7 @@ func serveTest(ctx context.Context, d Daemon, server *ttrpc.Server) (func(string
 		}
 	}
 	server.RegisterService("test", &ttrpc.ServiceDesc{Methods: registered})
-	return func(id string) int {
-		mu.Lock()
-		defer mu.Unlock()
-		delete(held, id)
-		return len(held)
-	}, nil
+	return h, nil
 }
 
 // caller is what containerd is to a shim.
@@ -855,6 +878,12 @@ func TestIdle(t *testing.T) {
 	d = connect(t, c.start())
 	d.conn.Close()
 	d.exits(5 * time.Second)
+
+	// It is without a container later than without a client.
+	d = connect(t, c.start())
+	d.call("Lend", "x")
+	d.conn.Close()
+	d.exits(10 * time.Second)
 }
 
 func TestSignals(t *testing.T) {

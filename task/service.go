@@ -47,19 +47,24 @@ func New(id, namespace string, publish func(topic string, event proto.Message), 
 	return &Service{id: id, namespace: namespace, publish: publish, exit: exit, containers: map[string]*process.Container{}}
 }
 
-// Release lets go of a container whatever its state is, if it is there, and
-// returns how many are left.
-func (s *Service) Release(id string) int {
-	if c, err := s.container(id); err == nil {
-		if err := c.Destroy(context.Background()); err != nil {
-			log.L.WithError(err).Warnf("release container %s", id)
-		}
-		s.forget(id, c)
+// Release lets go of a container whatever its state is, if it is there.
+func (s *Service) Release(id string) {
+	c, err := s.container(id)
+	if err != nil {
+		return
 	}
+	if err := c.Destroy(context.Background()); err != nil {
+		log.L.WithError(err).Warnf("release container %s", id)
+	}
+	s.forget(id, c)
+}
+
+// CloseIfIdle says whether there is no container, and if so takes none any more.
+func (s *Service) CloseIfIdle() bool {
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	s.closed = len(s.containers) == 0 && id != ""
-	return len(s.containers)
+	s.closed = len(s.containers) == 0
+	return s.closed
 }
 
 func (s *Service) container(id string) (*process.Container, error) {
@@ -375,11 +380,7 @@ func (s *Service) connect(_ context.Context, r *api.ConnectRequest) (*api.Connec
 }
 
 func (s *Service) shutdown(context.Context, *api.ShutdownRequest) (*emptypb.Empty, error) {
-	s.mu.Lock()
-	s.closed = len(s.containers) == 0
-	closed := s.closed
-	s.mu.Unlock()
-	if closed {
+	if s.CloseIfIdle() {
 		s.exit()
 	}
 	return empty, nil

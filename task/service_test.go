@@ -1,6 +1,7 @@
 package task
 
 import (
+	"errors"
 	"testing"
 
 	api "github.com/containerd/containerd/api/runtime/task/v3"
@@ -43,6 +44,31 @@ func TestForget(t *testing.T) {
 	s.forget("c", first)
 	if c, err := s.container("c"); c != second {
 		t.Errorf("got %v (%v)", c, err)
+	}
+}
+
+// What exits takes no container any more, and nothing exits with one, even if it
+// is only being made.
+func TestCloseIfIdle(t *testing.T) {
+	s := New("shim", "ns", nil, nil)
+	if err := s.reserve("c"); err != nil {
+		t.Fatal(err)
+	}
+	if s.Release("c"); s.CloseIfIdle() {
+		t.Error("closed while a container is made")
+	}
+	if err := s.reserve("d"); err != nil {
+		t.Errorf("not closed: %v", err)
+	}
+	s.forget("c", nil)
+	s.forget("d", nil)
+	for range 2 {
+		if !s.CloseIfIdle() {
+			t.Error("not closed without a container")
+		}
+		if err := s.reserve("e"); !errors.Is(err, process.ErrState) {
+			t.Errorf("closed: %v", err)
+		}
 	}
 }
 

@@ -46,12 +46,12 @@ func main() {
 	})
 }
 
-func serve(ctx context.Context, d shim.Daemon, server *ttrpc.Server) (release func(id string) (left int), err error) {
+func serve(ctx context.Context, d shim.Daemon, server *ttrpc.Server) (shim.Service, error) {
 	s := task.New(d.ID, d.Namespace, d.Publish, d.Shutdown)
 	s.Register(server)
 	go task.Prepare()
 	go kernel.ReapOrphans(ctx, 20*time.Millisecond) // a look at many that end at the same time
-	return s.Release, nil
+	return s, nil
 }
 
 func ended(c shim.Cleanup) shim.Exit {

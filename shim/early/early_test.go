@@ -24,8 +24,8 @@ func TestMain(m *testing.M) {
 	if os.Getenv("MYSHIM_TEST") != "" {
 		shim.Main(shim.Runtime{
 			Name: "io.containerd.test.v1",
-			Serve: func(context.Context, shim.Daemon, *ttrpc.Server) (func(string) int, error) {
-				return func(string) int { return 0 }, nil
+			Serve: func(context.Context, shim.Daemon, *ttrpc.Server) (shim.Service, error) {
+				return idle{}, nil
 			},
 			Ended: func(shim.Cleanup) shim.Exit { return shim.Exit{PID: 1, Status: 2} },
 			Cleanup: func(_ context.Context, c shim.Cleanup) error {
@@ -35,6 +35,12 @@ func TestMain(m *testing.M) {
 	}
 	os.Exit(m.Run())
 }
+
+// idle has no containers.
+type idle struct{}
+
+func (idle) Release(string)    {}
+func (idle) CloseIfIdle() bool { return true }
 
 // run returns what the shim wrote, and which packages were initialised.
 func run(t *testing.T, bundle string, stdin []byte, args ...string) (stdout []byte, initialised string) {
