@@ -10,6 +10,8 @@ import (
 
 	"github.com/containerd/containerd/api/types"
 	runtimeoptions "github.com/containerd/containerd/api/types/runtimeoptions/v1"
+	"github.com/containerd/containerd/v2/client"
+	"github.com/containerd/containerd/v2/core/mount"
 	"github.com/myshim/myshim/integration/harness"
 	"golang.org/x/sys/unix"
 	"google.golang.org/protobuf/proto"
@@ -73,6 +75,26 @@ func TestInfoOfMounts(t *testing.T) {
 		if got := info.Annotations["containerd.io/runtime-allow-mounts"]; got != "erofs,ext4,format/*,mkdir/*" {
 			t.Errorf("announced: %q", got)
 		}
+	})
+}
+
+// Containerd 2.4 leaves mounts to the runtime because of what start answers, and
+// does not ask as older ones do.
+func TestMountCapabilities(t *testing.T) {
+	ownDaemon(t, func(e *env) {
+		mark := e.daemon.Mark()
+		// On top of the root that the snapshotter describes: that, at its place.
+		b := e.launch(still(), withTask(client.WithRootFS([]mount.Mount{{Type: "format/bind", Source: "{{ mount 0 }}", Options: []string{"rbind"}}})))
+		table, err := os.ReadFile("/proc/self/mountinfo")
+		e.must(err)
+		if byContainerd := strings.Contains(string(table), "io.containerd.mount-manager"); byContainerd != e.oracle() {
+			e.Errorf("mounted by containerd: %v", byContainerd)
+		}
+		if log := e.daemon.Tail(mark); strings.Contains(log, "runtime-allow-mounts") {
+			e.Errorf("containerd's log:\n%s", log)
+		}
+		b.kill(unix.SIGKILL)
+		b.wait()
 	})
 }
 

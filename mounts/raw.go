@@ -14,10 +14,6 @@ import (
 	"github.com/myshim/myshim/process/kernel"
 )
 
-// RawMounts are what containerd's mount manager may leave to this runtime, in the
-// words of its annotation containerd.io/runtime-allow-mounts.
-const RawMounts = "erofs,ext4,format/*,mkdir/*"
-
 // internal is how options begin that are for containerd's mount manager, and not
 // for the file system.
 const internal = "X-containerd."

@@ -2,11 +2,13 @@ package process
 
 import (
 	"slices"
+	"strings"
 
 	"github.com/opencontainers/runtime-spec/specs-go"
 	"github.com/opencontainers/runtime-spec/specs-go/features"
 
 	"github.com/myshim/myshim/mounts"
+	"github.com/myshim/myshim/mounts/raw"
 	"github.com/myshim/myshim/process/caps"
 	"github.com/myshim/myshim/process/kernel"
 	"github.com/myshim/myshim/process/plan"
@@ -53,9 +55,14 @@ func memoryPolicy() *features.MemoryPolicy {
 }
 
 // Annotations are what containerd asks a runtime beside its Features: what of a
-// root file system it need not mount itself.
+// root file system it need not mount itself. Since 2.4 it is told by the answer of
+// `start`.
 func Annotations() map[string]string {
-	return map[string]string{"containerd.io/runtime-allow-mounts": mounts.RawMounts}
+	allowed := slices.Clone(raw.Types)
+	for _, t := range raw.Transforms {
+		allowed = append(allowed, t+"/*")
+	}
+	return map[string]string{"containerd.io/runtime-allow-mounts": strings.Join(allowed, ",")}
 }
 
 func namespaceNames() []string {

@@ -5,6 +5,7 @@ import (
 	"io"
 	"os"
 
+	"github.com/myshim/myshim/mounts/raw"
 	"github.com/myshim/myshim/shim/internal/wire"
 	"github.com/myshim/myshim/shim/options"
 )
@@ -119,6 +120,21 @@ func decodeParams(message []byte) (p bootstrap, extensions []extension, err erro
 	return p, extensions, err
 }
 
+// mountCapabilities is an Extension with a containerd.types.MountCapabilities: what
+// containerd 2.4 and newer leave to us of a root file system.
+func mountCapabilities() []byte {
+	var capabilities []byte
+	for _, t := range raw.Types {
+		capabilities = wire.AppendBytes(capabilities, 1, t)
+	}
+	for _, t := range raw.Transforms {
+		capabilities = wire.AppendBytes(capabilities, 2, t)
+	}
+	value := wire.AppendBytes(nil, 1, "type.googleapis.com/containerd.types.MountCapabilities")
+	value = wire.AppendBytes(value, 2, capabilities)
+	return wire.AppendBytes(nil, 1, value)
+}
+
 // answer is what the caller of this protocol understands. A BootstrapResult
 // says that we serve version 3 of the task API. Callers of the older protocol
 // are containerd 1.6, to which all that we print is the address; 1.7, which
@@ -133,5 +149,6 @@ func (p bootstrap) answer(address string) []byte {
 	}
 	b := wire.AppendVarint(nil, 1, 3)
 	b = wire.AppendBytes(b, 2, address)
-	return wire.AppendBytes(b, 3, "ttrpc")
+	b = wire.AppendBytes(b, 3, "ttrpc")
+	return wire.AppendBytes(b, 6, mountCapabilities())
 }

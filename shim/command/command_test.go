@@ -19,6 +19,7 @@ import (
 
 	bootapi "github.com/containerd/containerd/api/runtime/bootstrap/v1"
 	taskapi "github.com/containerd/containerd/api/runtime/task/v3"
+	"github.com/containerd/containerd/api/types"
 	runcoptions "github.com/containerd/containerd/api/types/runc/options"
 	runtimeoptions "github.com/containerd/containerd/api/types/runtimeoptions/v1"
 	"google.golang.org/protobuf/proto"
@@ -196,7 +197,11 @@ func TestAnswer(t *testing.T) {
 	if err := proto.Unmarshal(bootstrap{}.answer("unix:///run/s/x"), &result); err != nil {
 		t.Fatal(err)
 	}
-	if want := (&bootapi.BootstrapResult{Version: 3, Address: "unix:///run/s/x", Protocol: "ttrpc"}); !proto.Equal(&result, want) {
+	want := &bootapi.BootstrapResult{Version: 3, Address: "unix:///run/s/x", Protocol: "ttrpc"}
+	if err := want.AddExtension(&types.MountCapabilities{Types: []string{"erofs", "ext4"}, Transforms: []string{"format", "mkdir"}}); err != nil {
+		t.Fatal(err)
+	}
+	if !proto.Equal(&result, want) {
 		t.Errorf("got %v, want %v", &result, want)
 	}
 	// Containerd 1.6 takes all of it for the address; 1.7 to 2.2 do when it is no
