@@ -289,6 +289,9 @@ func TestInfo(t *testing.T) {
 				if f.Linux.MountExtensions == nil || f.Linux.MountExtensions.IDMap == nil || !*f.Linux.MountExtensions.IDMap.Enabled {
 					e.Errorf("no idmap in %s: CRI would refuse user namespaces", info.Features.GetValue())
 				}
+				if !slices.Contains(f.PotentiallyUnsafeConfigAnnotations, "org.systemd.property.") {
+					e.Errorf("nothing of annotations that reach systemd in %s", info.Features.GetValue())
+				}
 			}
 		}
 	})

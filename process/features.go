@@ -46,6 +46,7 @@ func Features() *features.Features {
 			NetDevices:   &features.NetDevices{Enabled: &yes},
 			MemoryPolicy: memoryPolicy(),
 		},
+		PotentiallyUnsafeConfigAnnotations: []string{"org.systemd.property."}, // all that begin so
 	}
 }
 
