@@ -84,7 +84,6 @@ func (r Runtime) daemon(line command.Line) (err error) {
 	d.service, err = r.Serve(ctx, Daemon{
 		ID:        line.ID,
 		Namespace: line.Namespace,
-		Debug:     line.Debug,
 		Publish:   d.events.Publish,
 		Shutdown:  func() { d.shutdown(flushTimeout) },
 	}, server)

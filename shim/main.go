@@ -50,7 +50,6 @@ type Runtime struct {
 type Daemon struct {
 	ID        string // of the container or pod it was started for
 	Namespace string
-	Debug     bool
 
 	// Publish queues an event for containerd: it does not wait, events are
 	// delivered in this order, and it is tried again until they are.
@@ -80,12 +79,8 @@ type Cleanup struct {
 	Bundle    string // absolute; need not exist
 }
 
-// Exit is how a container ended; Killed is the one that is not known.
+// Exit is how a container ended.
 type Exit = command.Result
-
-// Killed is the answer of Cleanup for a container that left no record of how
-// it ended.
-func Killed() Exit { return command.Killed() }
 
 // Action is a sub-command: the program's name, flags, Name, arguments.
 type Action struct {

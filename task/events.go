@@ -45,7 +45,7 @@ func containerdEvent(e process.Event, r *api.CreateTaskRequest) (topic string, e
 			exit.ID = e.ExecID
 		}
 		return "/tasks/exit", exit
-	default: // process.Deleted
+	default: // process.ContainerDeleted
 		return "/tasks/delete", &events.TaskDelete{ContainerID: id, ID: e.ExecID, Pid: pid, ExitStatus: code, ExitedAt: at}
 	}
 }

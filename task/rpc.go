@@ -7,8 +7,9 @@ import (
 	"google.golang.org/protobuf/types/known/emptypb"
 )
 
-// Register serves s as version 3 of the Task service, for containerd 2, and as
-// version 2, for 1.7. Their messages are the same on the wire.
+// Register serves s as version 3 of the Task service, for containerd since 2.3, and
+// as version 2, for older ones: see what `start` answers. Their messages are the
+// same on the wire.
 func (s *Service) Register(server *ttrpc.Server) {
 	for _, name := range []string{"containerd.task.v3.Task", "containerd.task.v2.Task"} {
 		server.RegisterService(name, &ttrpc.ServiceDesc{Methods: s.methods()})

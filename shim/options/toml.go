@@ -9,7 +9,7 @@ import (
 
 // decodeTOML reads the part of TOML that options need: lines of `Key = value`
 // with a string, a number or a boolean. Keys match without regard to case and
-// underscores, so that system_cgroup, as the protobuf has it, is SystemdCgroup.
+// underscores, so that systemd_cgroup, as the protobuf has it, is SystemdCgroup.
 // Whatever is not understood is an error: an option that is silently ignored
 // is found out about much later.
 func (o *Options) decodeTOML(text string) error {
