@@ -1,13 +1,14 @@
 package shim
 
 import (
-	"errors"
 	"fmt"
 	"io"
 
 	"github.com/containerd/containerd/api/types"
 	"google.golang.org/protobuf/proto"
 	"google.golang.org/protobuf/types/known/anypb"
+
+	"github.com/myshim/myshim/shim/command"
 )
 
 // featuresType is what containerd registers for the runtime-spec's Features,
@@ -17,18 +18,15 @@ const featuresType = "types.containerd.io/opencontainers/runtime-spec/1/features
 // info answers -info. Options are returned as they came: of whatever type they
 // are, what this runtime can do does not depend on them.
 func (r Runtime) info(stdin io.Reader, stdout io.Writer) error {
-	input, err := io.ReadAll(io.LimitReader(stdin, maxOptions+1))
+	input, err := command.ReadInput(stdin)
 	if err != nil {
-		return fmt.Errorf("read stdin: %w", err)
-	}
-	if len(input) > maxOptions {
-		return fmt.Errorf("read stdin: more than %d bytes", maxOptions)
+		return err
 	}
 	var options *anypb.Any
 	if len(input) > 0 {
 		options = new(anypb.Any)
 		if err := proto.Unmarshal(input, options); err != nil {
-			return errors.New("stdin holds no options")
+			return fmt.Errorf("stdin holds no options: %w", err)
 		}
 	}
 	features, err := r.Features()
@@ -42,11 +40,11 @@ func (r Runtime) info(stdin io.Reader, stdout io.Writer) error {
 		Features:    &anypb.Any{TypeUrl: featuresType, Value: features},
 		Annotations: r.Annotations,
 	})
-	if err != nil {
-		return err
+	if err == nil {
+		_, err = stdout.Write(answer)
 	}
-	_, err = stdout.Write(answer)
-	return err
+	if err != nil {
+		return fmt.Errorf("answer: %w", err)
+	}
+	return nil
 }
-
-const maxOptions = 10 << 20

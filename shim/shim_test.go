@@ -985,6 +985,10 @@ func TestInfo(t *testing.T) {
 			t.Errorf("%s: got %v, want %v", name, &got, want)
 		}
 	}
+	err = testRuntime().info(strings.NewReader("\xff"), io.Discard)
+	if err == nil || !strings.Contains(err.Error(), "stdin holds no options: ") {
+		t.Errorf("no protobuf: %v", err)
+	}
 }
 
 func TestOtherActions(t *testing.T) {

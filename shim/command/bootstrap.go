@@ -10,8 +10,20 @@ import (
 	"github.com/myshim/myshim/shim/options"
 )
 
-// maxInput bounds what `start` reads, as containerd's own shims do.
+// maxInput bounds what is read, as containerd's own shims do.
 const maxInput = 10 << 20
+
+// ReadInput reads what containerd writes to standard input.
+func ReadInput(stdin io.Reader) ([]byte, error) {
+	input, err := io.ReadAll(io.LimitReader(stdin, maxInput+1))
+	if err == nil && len(input) > maxInput {
+		err = fmt.Errorf("more than %d bytes", maxInput)
+	}
+	if err != nil {
+		return nil, fmt.Errorf("read stdin: %w", err)
+	}
+	return input, nil
+}
 
 // bootstrap is what containerd tells `start`, whichever way.
 type bootstrap struct {
@@ -29,24 +41,29 @@ type bootstrap struct {
 // the options or nothing. Such an Any can pass for BootstrapParams by accident,
 // so these must name the container of the command line too.
 func readBootstrap(line Line, stdin io.Reader) (bootstrap, error) {
-	input, err := io.ReadAll(io.LimitReader(stdin, maxInput+1))
+	input, err := ReadInput(stdin)
 	if err != nil {
-		return bootstrap{}, fmt.Errorf("read stdin: %w", err)
-	}
-	if len(input) > maxInput {
-		return bootstrap{}, fmt.Errorf("read stdin: more than %d bytes", maxInput)
+		return bootstrap{}, err
 	}
 	return parseBootstrap(line, input)
 }
 
 func parseBootstrap(line Line, input []byte) (bootstrap, error) {
 	p, extensions, err := decodeParams(input)
-	if err != nil || p.id != line.ID || p.namespace != line.Namespace {
-		p = bootstrap{id: line.ID, namespace: line.Namespace, legacy: true}
-		extensions = make([]extension, 1)
-		if err := extensions[0].decode(input); err != nil || !extensions[0].isOptions() && len(input) > 0 {
-			return bootstrap{}, fmt.Errorf("stdin holds neither BootstrapParams of %s in namespace %s nor options", line.ID, line.Namespace)
+	if err == nil && (p.id != line.ID || p.namespace != line.Namespace) {
+		err = fmt.Errorf("they are of %q in namespace %q", p.id, p.namespace)
+	}
+	if err != nil {
+		var o extension
+		bad := o.decode(input)
+		if bad == nil && !o.isOptions() && len(input) > 0 {
+			bad = fmt.Errorf("their type is %q", o.typeURL)
 		}
+		if bad != nil {
+			return bootstrap{}, fmt.Errorf("stdin holds neither BootstrapParams of %s in namespace %s (%w) nor options (%w)", line.ID, line.Namespace, err, bad)
+		}
+		p = bootstrap{id: line.ID, namespace: line.Namespace, legacy: true}
+		extensions = []extension{o}
 	}
 	p.debug = p.debug || line.Debug
 	if p.grpcAddress == "" {

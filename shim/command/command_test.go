@@ -157,7 +157,7 @@ func TestBootstrap(t *testing.T) {
 		"defaults": {line, params(t, func(p *bootapi.BootstrapParams) { p.SocketDir, p.ContainerdGrpcAddress = nil, "" }),
 			with(newer, func(p *bootstrap) { p.socketDir, p.grpcAddress = defaultSocketDir, "/run/c.sock" }), ""},
 		"other container": {line, params(t, func(p *bootapi.BootstrapParams) { p.InstanceID = "abd" }), bootstrap{},
-			"stdin holds neither BootstrapParams of abc in namespace ns nor options"},
+			`stdin holds neither BootstrapParams of abc in namespace ns (they are of "abd" in namespace "ns") nor options (their type is "abd")`},
 
 		"1.7, nothing": {line, nil, older, ""},
 		"1.7, debug": {Line{ID: "abc", Namespace: "ns", Address: "/run/c.sock", Debug: true}, nil,
@@ -169,8 +169,8 @@ func TestBootstrap(t *testing.T) {
 		// The Any passes for BootstrapParams, by its field numbers.
 		"1.7, named as a type": {Line{ID: "containerd.runc.v1.Options", Namespace: "ns"}, marshal(t, &anypb.Any{TypeUrl: "containerd.runc.v1.Options", Value: []byte("\x18\x01")}),
 			bootstrap{id: "containerd.runc.v1.Options", namespace: "ns", ttrpcAddress: "/env.ttrpc", socketDir: defaultSocketDir, legacy: true}, ""},
-		"1.7, other type": {line, legacy(t, &taskapi.StateRequest{}), bootstrap{}, "neither BootstrapParams of abc"},
-		"text":            {line, []byte("hello"), bootstrap{}, "neither BootstrapParams of abc"},
+		"1.7, other type": {line, legacy(t, &taskapi.StateRequest{}), bootstrap{}, `nor options (their type is "type.googleapis.com/containerd.task.v3.StateRequest")`},
+		"text":            {line, []byte("hello"), bootstrap{}, "(protobuf message is cut off or not one) nor options (protobuf message is cut off or not one)"},
 	} {
 		got, err := parseBootstrap(c.line, c.input)
 		switch {

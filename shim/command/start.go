@@ -235,9 +235,14 @@ func openCgroup(name string) (c shimCgroup, err error) {
 		return c, err
 	}
 	for _, h := range hierarchies { // cpu and the like are links to cpu,cpuacct
+		if !h.IsDir() {
+			continue
+		}
 		dir := path.Join(root, h.Name(), name)
-		if _, err := os.Stat(dir); err == nil && h.IsDir() {
+		if _, err := os.Stat(dir); err == nil {
 			c.v1 = append(c.v1, dir)
+		} else if !errors.Is(err, os.ErrNotExist) {
+			return c, err
 		}
 	}
 	if c.v1 == nil {
