@@ -2,13 +2,14 @@ package shim
 
 import (
 	"context"
-	"encoding/binary"
 	"net"
 	"sync"
 	"sync/atomic"
 	"time"
 
 	"github.com/containerd/ttrpc"
+
+	"github.com/myshim/myshim/shim/internal/wire"
 )
 
 // conns watches the connections of the server, for two questions that it does
@@ -96,10 +97,9 @@ func (c *conn) Close() error {
 	return c.Conn.Close()
 }
 
-// frames finds the messages in a stream of ttrpc: ten bytes of length, stream,
-// type and flags, and then as many bytes as the length says.
+// frames finds the messages in a stream of ttrpc.
 type frames struct {
-	header [10]byte
+	header wire.Header
 	have   int    // bytes of header
 	skip   uint32 // bytes until the next header
 }
@@ -109,7 +109,7 @@ type frames struct {
 func (f *frames) count(p []byte, wanted func(kind, flags byte) bool) (n int64) {
 	for {
 		if f.have == len(f.header) && f.skip == 0 {
-			if wanted(f.header[8], f.header[9]) {
+			if wanted(f.header.Type(), f.header.Flags()) {
 				n++
 			}
 			f.have = 0
@@ -121,7 +121,7 @@ func (f *frames) count(p []byte, wanted func(kind, flags byte) bool) (n int64) {
 			got := copy(f.header[f.have:], p)
 			f.have, p = f.have+got, p[got:]
 			if f.have == len(f.header) {
-				f.skip = binary.BigEndian.Uint32(f.header[:])
+				f.skip = f.header.Length()
 			}
 			continue
 		}
@@ -130,7 +130,9 @@ func (f *frames) count(p []byte, wanted func(kind, flags byte) bool) (n int64) {
 	}
 }
 
-func isRequest(kind, _ byte) bool { return kind == 1 }
+func isRequest(kind, _ byte) bool { return kind == wire.Request }
 
 // isAnswer is a response, or the last message of a stream.
-func isAnswer(kind, flags byte) bool { return kind == 2 || kind == 3 && flags&1 != 0 }
+func isAnswer(kind, flags byte) bool {
+	return kind == wire.Response || kind == wire.Data && flags&wire.RemoteClosed != 0
+}

@@ -1,7 +1,6 @@
 package command
 
 import (
-	"encoding/binary"
 	"errors"
 	"fmt"
 	"io"
@@ -72,32 +71,27 @@ func waitForEnd(conn *os.File) error {
 	return nil
 }
 
-// askRelease is one call in ttrpc's framing: ten bytes of length, stream, type
-// and flags, and then a message.
+// askRelease is one call of ttrpc.
 func askRelease(conn *os.File, id string) (exits bool, err error) {
-	const headerSize, typeRequest, typeResponse, maxReply = 10, 1, 2, 64 << 10
+	const stream, maxReply = 1, 64 << 10
 	if err := conn.SetDeadline(time.Now().Add(replyTimeout)); err != nil {
 		return false, err
 	}
 	request := wire.AppendBytes(nil, 1, ReleaseService)
 	request = wire.AppendBytes(request, 2, ReleaseMethod)
 	request = wire.AppendBytes(request, 3, wire.AppendBytes(nil, 1, id))
-	frame := binary.BigEndian.AppendUint32(nil, uint32(len(request)))
-	frame = binary.BigEndian.AppendUint32(frame, 1)
-	frame = append(frame, typeRequest, 0)
-	if _, err := conn.Write(append(frame, request...)); err != nil {
+	header := wire.NewHeader(uint32(len(request)), stream, wire.Request)
+	if _, err := conn.Write(append(header[:], request...)); err != nil {
 		return false, err
 	}
 
-	header := make([]byte, headerSize)
-	if _, err := io.ReadFull(conn, header); err != nil {
+	if _, err := io.ReadFull(conn, header[:]); err != nil {
 		return false, err
 	}
-	size := binary.BigEndian.Uint32(header)
-	if header[8] != typeResponse || size > maxReply {
-		return false, fmt.Errorf("an answer of %d bytes and type %d", size, header[8])
+	if header.Type() != wire.Response || header.Length() > maxReply {
+		return false, fmt.Errorf("an answer of %d bytes and type %d", header.Length(), header.Type())
 	}
-	response := make([]byte, size)
+	response := make([]byte, header.Length())
 	if _, err := io.ReadFull(conn, response); err != nil {
 		return false, err
 	}

@@ -1,5 +1,5 @@
 // Package wire answers: how are the few protobuf messages of the short-lived
-// commands read and written?
+// commands read and written, and how does ttrpc frame them?
 //
 // By hand, since `start` and `delete` are on containerd's synchronous path of
 // every container: with the generated types, or only protobuf's own package for
