@@ -101,6 +101,9 @@ func Parse(args []string) (Line, error) {
 	return line, nil
 }
 
+// Daemon tells whether it is that of the daemon: all others do one thing, and end.
+func (l Line) Daemon() bool { return l.Action == "" && !l.Version && !l.Info && !l.Help }
+
 // Check tells what an action of containerd cannot do without.
 func (l Line) Check() error {
 	if l.ID == "" {

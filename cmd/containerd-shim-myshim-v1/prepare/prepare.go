@@ -6,13 +6,20 @@
 package prepare
 
 import (
+	"os"
+
 	"github.com/myshim/myshim/process/launch"
 	"github.com/myshim/myshim/process/seccomp"
 	"github.com/myshim/myshim/process/spec"
+	"github.com/myshim/myshim/shim/command"
 	_ "github.com/myshim/myshim/shim/early" // start and delete
 )
 
 func init() {
+	// What else the binary is run for ends soon, and would only be slower.
+	if line, err := command.Parse(os.Args[1:]); err != nil || !line.Daemon() {
+		return
+	}
 	go func() {
 		profile := spec.ReadAhead(".")
 		launch.Prepare()
