@@ -121,6 +121,21 @@ func TestExec(t *testing.T) {
 	}
 }
 
+// What `delete` has removed stays so if the exit that it brought about is seen
+// later.
+func TestExitAfterCleanup(t *testing.T) {
+	cfg, _ := config(t, nil, "sleep")
+	c := create(t, cfg)
+	start(t, c)
+	if err := errors.Join(c.record.remove(), c.Kill(unix.SIGKILL, false)); err != nil {
+		t.Fatal(err)
+	}
+	wait(t, c.Init)
+	if _, err := os.Stat(recordPath(c.Bundle)); !errors.Is(err, os.ErrNotExist) {
+		t.Errorf("the record: %v", err)
+	}
+}
+
 // A client whose input is empty closes it before it starts the process.
 func TestCloseStdinBeforeStart(t *testing.T) {
 	cfg, _ := config(t, nil, "sleep")

@@ -36,16 +36,18 @@ type record struct {
 
 func recordPath(bundle string) string { return filepath.Join(bundle, recordName) }
 
-// write is one system call, so that a reader finds all or nothing of it, but for
+func (r *record) write() error { return r.writeTo(os.O_CREATE) }
+
+// writeTo is one system call, so that a reader finds all or nothing of it, but for
 // the moment between the file's creation and that.
-func (r *record) write() error {
+func (r *record) writeTo(creating int) error {
 	data, err := json.Marshal(r)
 	if err != nil {
 		return err
 	}
 	// Without O_TRUNC, since ext4 writes such a file to its disk when it is closed:
 	// what is left of one that was longer is not read.
-	f, err := os.OpenFile(r.path, os.O_WRONLY|os.O_CREATE, 0o600)
+	f, err := os.OpenFile(r.path, os.O_WRONLY|creating, 0o600)
 	if err != nil {
 		return err
 	}
@@ -65,10 +67,14 @@ func (r *record) made(pid int) error {
 
 const pidName = "init.pid"
 
-// ended notes how the container ended.
+// ended notes how the container ended, unless `delete`, which may have ended it,
+// is done with it by now.
 func (r *record) ended(exit ExitStatus) error {
 	r.Exit = &exit
-	return r.write()
+	if err := r.writeTo(0); !errors.Is(err, os.ErrNotExist) {
+		return err
+	}
+	return nil
 }
 
 // hide unmounts a root that is mounted on the host.
