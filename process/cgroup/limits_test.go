@@ -309,6 +309,31 @@ func TestOOMWatcherIsOne(t *testing.T) {
 	equal(t, "goroutines", goroutines(footprint()), goroutines(before))
 }
 
+// What is no limit has its own number in v1 and v2.
+func TestStatsWithoutLimits(t *testing.T) {
+	g := newTestGroup(t)
+	needController(t, g, "pids")
+	start(t, g, "hold", "1048576")
+	got, err := g.Stats()
+	ok(t, err)
+	if mine, unified := got.(*v2.Metrics); unified {
+		m, err := cgroup2.Load(g.dirs[0].Path)
+		ok(t, err)
+		stat, err := m.Stat()
+		ok(t, err)
+		equal(t, "limit of pids", mine.Pids.Limit, stat.Pids.Limit)
+		equal(t, "limit of memory", mine.Memory.UsageLimit, stat.Memory.UsageLimit)
+		return
+	}
+	mine := got.(*v1.Metrics)
+	c, err := cgroup1.Load(cgroup1.StaticPath(g.dirs[0].Path))
+	ok(t, err)
+	stat, err := c.Stat(cgroup1.IgnoreNotExist)
+	ok(t, err)
+	equal(t, "limit of pids", mine.Pids.Limit, stat.Pids.Limit)
+	equal(t, "limit of memory", mine.Memory.Usage.Limit, stat.Memory.Usage.Limit)
+}
+
 // The statistics are those of containerd's own collectors.
 func TestStats(t *testing.T) {
 	g := newTestGroup(t)

@@ -15,7 +15,7 @@ import (
 // Stats returns what containerd and its clients take for the metrics of a
 // container: *stats.Metrics of containerd/cgroups/v3/cgroup1, or cgroup2's.
 // What the group has no controller for stays zero, "no limit" is the largest
-// number.
+// number, but for v1's pids.
 func (g *Group) Stats() (any, error) {
 	if err := g.use(); err != nil {
 		return nil, err

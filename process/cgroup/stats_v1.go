@@ -1,6 +1,7 @@
 package cgroup
 
 import (
+	"math"
 	"os"
 	"strconv"
 	"strings"
@@ -12,6 +13,9 @@ func (s *reader) v1() *v1.Metrics {
 	m := &v1.Metrics{CPU: s.cpuV1()}
 	if s.g.dir("pids") != nil {
 		m.Pids = &v1.PidsStat{Current: s.number("pids", "pids.current"), Limit: s.number("pids", "pids.max")}
+		if m.Pids.Limit == math.MaxUint64 {
+			m.Pids.Limit = 0 // as containerd's own shims have it, with v1 only
+		}
 	}
 	if s.g.dir("memory") != nil {
 		m.Memory, m.MemoryOomControl = s.memoryV1()
