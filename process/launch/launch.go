@@ -23,6 +23,9 @@ type Init struct {
 	process *kernel.Process // that walks it now
 	taken   bool            // it is somebody else's to end and to wait for, or was waited for
 	control *os.File        // SOCK_SEQPACKET; its EOF is a successful execve, or death
+
+	clones int    // that are to come, each of which may be dead when it is known
+	known  func() // see kernel.ExpectClone
 }
 
 // Start makes the first process of a script. It has stdio as descriptors 0 to
@@ -69,13 +72,19 @@ func Start(s *script.Script, stdio [3]int, extra []int) (_ *Init, err error) {
 	path := fmt.Sprintf("/proc/%d/fd/%d", os.Getpid(), program.Fd())
 	// In a session of its own: whoever takes over a process that is in a container
 	// by now could signal the shim's process group.
+	known := kernel.ExpectClone()
 	process, err := kernel.Start(path, []string{"myshim-init"}, &syscall.ProcAttr{
 		Files: files, Sys: &syscall.SysProcAttr{Setsid: true},
 	})
 	if err != nil {
+		known()
 		return nil, errors.Join(fmt.Errorf("start the init: %w", err), control.Close())
 	}
-	return &Init{script: s, process: process, control: control}, nil
+	i := &Init{script: s, process: process, control: control, clones: s.Clones(), known: known}
+	if i.clones == 0 {
+		i.known()
+	}
+	return i, nil
 }
 
 // Process is the one that walks the script, as far as it is known: that of the
@@ -130,6 +139,9 @@ func (i *Init) follow(clone int) error {
 	}
 	previous := i.process
 	i.process = process
+	if i.clones--; i.clones <= 0 {
+		i.known()
+	}
 	return end(previous)
 }
 
@@ -203,6 +215,7 @@ func (i *Init) Take() *kernel.Process {
 
 // Kill ends the process, if it was not taken, and closes the socket.
 func (i *Init) Kill() error {
+	i.known()
 	if i.taken {
 		return i.control.Close()
 	}
@@ -211,7 +224,10 @@ func (i *Init) Kill() error {
 }
 
 // Close gives the socket back. An init that is not yet another program exits.
-func (i *Init) Close() error { return i.control.Close() }
+func (i *Init) Close() error {
+	i.known()
+	return i.control.Close()
+}
 
 // StepError is a step of a script that the kernel refused.
 type StepError struct {

@@ -17,6 +17,7 @@ import (
 
 	"golang.org/x/sys/unix"
 
+	"github.com/myshim/myshim/process/kernel"
 	"github.com/myshim/myshim/process/script"
 )
 
@@ -166,6 +167,37 @@ func TestCloneAndExecute(t *testing.T) {
 	}
 	status, err := p.Wait()
 	if err != nil || status.ExitStatus() != 7 {
+		t.Errorf("exit status %d (%v)", status.ExitStatus(), err)
+	}
+	if err := in.Close(); err != nil {
+		t.Error(err)
+	}
+}
+
+// A clone that is dead before its report is read is no orphan: its exit is there,
+// however long that takes.
+func TestCloneDiesUnread(t *testing.T) {
+	ctx, cancel := context.WithCancel(t.Context())
+	defer cancel()
+	go kernel.ReapOrphans(ctx, time.Millisecond)
+	s := script.New()
+	pid, child := s.Cell("pid"), s.Label("child")
+	zero := script.Int(0)
+	s.Add(script.Clone, script.Int(unix.CLONE_PARENT), zero, zero, zero, zero).Into(pid)
+	s.Jump(pid.Arg(), zero, child)
+	s.Add(script.Exit, zero)
+	s.Place(child)
+	s.Report()
+	s.Add(script.Exit, script.Int(7))
+	s.End()
+	in := run(t, s)
+	time.Sleep(100 * time.Millisecond) // in which the reaper could look many times
+	if _, err := in.Next(t.Context()); err != nil {
+		t.Fatal(errors.Join(err, in.Kill()))
+	}
+	p := in.Take()
+	defer p.Close()
+	if status, err := p.Wait(); err != nil || status.ExitStatus() != 7 {
 		t.Errorf("exit status %d (%v)", status.ExitStatus(), err)
 	}
 	if err := in.Close(); err != nil {

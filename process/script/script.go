@@ -377,5 +377,16 @@ func Failure(report []byte) (address uint64, errno unix.Errno, ok bool) {
 	return address, unix.Errno(binary.LittleEndian.Uint64(report[8:])), address != 0
 }
 
+// Clones is how many processes walk the script, one after the other, after the first.
+func (s *Script) Clones() int {
+	n := 0
+	for _, step := range s.steps {
+		if step.Calls(Clone) || step.Calls(Clone3) {
+			n++
+		}
+	}
+	return n
+}
+
 // Calls says whether the step is this system call.
 func (s *Step) Calls(c Call) bool { return s.call == c }
