@@ -35,16 +35,20 @@ func TestCompare(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
+	forPods, err := shared.criContainerd()
+	if err != nil {
+		t.Fatal(err)
+	}
 	allowed, err := readDifferences(differencesFile)
 	if err != nil {
 		t.Fatal(err)
 	}
-	for _, c := range comparisons {
-		t.Run(c.name, func(t *testing.T) {
+	both := func(name string, d *harness.Daemon, collect func(e *env) facts) {
+		t.Run(name, func(t *testing.T) {
 			var seen [2]facts
 			for i, r := range []harness.Runtime{reference, subject} {
 				t.Run(r.Name, func(t *testing.T) {
-					runOn(t, r, d, func(e *env) { seen[i] = c.collect(e) })
+					runOn(t, r, d, func(e *env) { seen[i] = collect(e) })
 				})
 			}
 			if t.Failed() || seen[0] == nil || seen[1] == nil {
@@ -53,10 +57,16 @@ func TestCompare(t *testing.T) {
 			if len(seen[0]) < 100 {
 				t.Errorf("only %d facts", len(seen[0]))
 			}
-			if diff := compare(c.name, seen[0], seen[1], allowed); len(diff) > 0 {
+			if diff := compare(name, seen[0], seen[1], allowed); len(diff) > 0 {
 				t.Errorf("%s differs from %s:\n\t%s", subject.Name, reference.Name, strings.Join(diff, "\n\t"))
 			}
 		})
+	}
+	for _, c := range comparisons {
+		both(c.name, d, c.collect)
+	}
+	for _, c := range podComparisons {
+		both(c.name, forPods, c.collect)
 	}
 	if subject.Name == harness.Oracle || flag.Lookup("test.run").Value.String() != "" {
 		return

@@ -46,7 +46,12 @@ func (b *box) checkStarted() {
 // when it is over.
 func (p *proc) payload(process *specs.Process) *procFS {
 	p.e.Helper()
-	dir := &procFS{dir: fmt.Sprintf("/proc/%d", p.Pid())}
+	return p.e.payload(p.Pid(), process)
+}
+
+func (e *env) payload(pid uint32, process *specs.Process) *procFS {
+	e.Helper()
+	dir := &procFS{dir: fmt.Sprintf("/proc/%d", pid)}
 	for {
 		if state := dir.status()["State"]; state == "" || strings.HasPrefix(state, "Z") {
 			return nil
@@ -59,8 +64,8 @@ func (p *proc) payload(process *specs.Process) *procFS {
 			return dir // called by another name, as a script's interpreter is
 		}
 		select {
-		case <-p.e.ctx.Done():
-			p.e.Fatalf("%s never runs %v: it is %q", p.ID(), process.Args, cmdline)
+		case <-e.ctx.Done():
+			e.Fatalf("%d never runs %v: it is %q", pid, process.Args, cmdline)
 		case <-time.After(100 * time.Microsecond): // execve can't be waited for from outside
 		}
 	}

@@ -9,6 +9,7 @@ package integration
 
 import (
 	"context"
+	"errors"
 	"flag"
 	"fmt"
 	"os"
@@ -53,25 +54,47 @@ func TestMain(m *testing.M) {
 var shared resources
 
 type resources struct {
-	daemonOnce sync.Once
-	daemon     *harness.Daemon
-	daemonErr  error
+	daemon, cri sharedDaemon
 
 	rootOnce sync.Once
 	root     string
 	rootErr  error
 }
 
-func (r *resources) containerd() (*harness.Daemon, error) {
-	r.daemonOnce.Do(func() { r.daemon, r.daemonErr = newDaemon("c") })
-	return r.daemon, r.daemonErr
+type sharedDaemon struct {
+	once   sync.Once
+	daemon *harness.Daemon
+	err    error
 }
 
+func (s *sharedDaemon) get(name string, start starter) (*harness.Daemon, error) {
+	s.once.Do(func() { s.daemon, s.err = newDaemon(name, start) })
+	return s.daemon, s.err
+}
+
+func (s *sharedDaemon) stop() error {
+	if s.daemon == nil {
+		return nil
+	}
+	return s.daemon.Stop()
+}
+
+func (r *resources) containerd() (*harness.Daemon, error) {
+	return r.daemon.get("c", harness.StartDaemon)
+}
+
+// CriContainerd serves Kubernetes.
+func (r *resources) criContainerd() (*harness.Daemon, error) {
+	return r.cri.get("k", harness.StartCRI)
+}
+
+type starter func(ctx context.Context, name, level string) (*harness.Daemon, error)
+
 // NewDaemon has the base image.
-func newDaemon(name string) (*harness.Daemon, error) {
+func newDaemon(name string, start starter) (*harness.Daemon, error) {
 	ctx, cancel := context.WithTimeout(context.Background(), time.Minute)
 	defer cancel()
-	d, err := harness.StartDaemon(ctx, name, "debug")
+	d, err := start(ctx, name, "debug")
 	if err != nil {
 		return nil, err
 	}
@@ -98,14 +121,9 @@ func (r *resources) baseRoot() (string, error) {
 	return r.root, r.rootErr
 }
 
-func (r *resources) close() error {
-	if r.daemon == nil {
-		return nil
-	}
-	return r.daemon.Stop()
-}
+func (r *resources) close() error { return errors.Join(r.daemon.stop(), r.cri.stop()) }
 
-const baseImage = "test/base:latest"
+const baseImage = "docker.io/test/base:latest" // in full, as CRI wants it
 
 // Patience is a factor for time limits on slow machines, as virtual ones without
 // hardware support are: MYSHIM_PATIENCE.
@@ -203,7 +221,7 @@ func newEnv(t *testing.T, r harness.Runtime, watch ...string) *env {
 func ownDaemon(t *testing.T, test func(e *env)) {
 	t.Helper()
 	forRuntimes(t, func(t *testing.T, r harness.Runtime) {
-		d, err := newDaemon(fmt.Sprint("d", serial.Add(1)))
+		d, err := newDaemon(fmt.Sprint("d", serial.Add(1)), harness.StartDaemon)
 		if err != nil {
 			t.Fatal(err)
 		}

@@ -24,21 +24,27 @@ type Daemon struct {
 	Log     string // containerd's and the shims'
 	Client  *client.Client
 
-	bin   string // directory of containerd, ctr and perhaps a shim
-	level string
-	cmd   *exec.Cmd
+	namespace string // of all containers
+	bin       string // directory of containerd, ctr and perhaps a shim
+	level     string
+	cmd       *exec.Cmd
 	// Descriptors that containerd and hence its shims inherit, as from a
 	// careless service manager: no container may see them.
 	stray []*os.File
 }
 
 // What a runtime doesn't need makes a start slower.
-var disabledPlugins = []string{
-	"io.containerd.cri.v1.images", "io.containerd.cri.v1.runtime", "io.containerd.grpc.v1.cri",
-	"io.containerd.podsandbox.controller.v1.podsandbox", "io.containerd.nri.v1.nri",
-	"io.containerd.snapshotter.v1.blockfile", "io.containerd.snapshotter.v1.btrfs", "io.containerd.snapshotter.v1.devmapper",
-	"io.containerd.snapshotter.v1.erofs", "io.containerd.snapshotter.v1.zfs",
-}
+var (
+	neverNeeded = []string{
+		"io.containerd.nri.v1.nri",
+		"io.containerd.snapshotter.v1.blockfile", "io.containerd.snapshotter.v1.btrfs", "io.containerd.snapshotter.v1.devmapper",
+		"io.containerd.snapshotter.v1.erofs", "io.containerd.snapshotter.v1.zfs",
+	}
+	criPlugins = []string{
+		"io.containerd.cri.v1.images", "io.containerd.cri.v1.runtime", "io.containerd.grpc.v1.cri",
+		"io.containerd.podsandbox.controller.v1.podsandbox",
+	}
+)
 
 const (
 	config = `version = 4
@@ -72,7 +78,7 @@ disabled_plugins = ['%[2]s']
 // StartDaemon starts a containerd that logs at the given level in a directory
 // name below Dir, and waits until it serves.
 func StartDaemon(ctx context.Context, name, level string) (*Daemon, error) {
-	return startDaemon(ctx, name, level, filepath.Dir(Bin("containerd")), config)
+	return startDaemon(ctx, &Daemon{namespace: Tag, bin: filepath.Dir(Bin("containerd")), level: level}, name, config, criPlugins...)
 }
 
 // OldContainerd is where "make tools" unpacks the one that Debian 12 has.
@@ -82,17 +88,17 @@ func OldContainerd() string {
 
 // StartOldDaemon starts that one.
 func StartOldDaemon(ctx context.Context, name, level string) (*Daemon, error) {
-	return startDaemon(ctx, name, level, OldContainerd(), oldConfig)
+	return startDaemon(ctx, &Daemon{namespace: Tag, bin: OldContainerd(), level: level}, name, oldConfig, criPlugins...)
 }
 
-func startDaemon(ctx context.Context, name, level, bin, config string) (*Daemon, error) {
-	d := &Daemon{Dir: filepath.Join(Dir, name), bin: bin, level: level}
+func startDaemon(ctx context.Context, d *Daemon, name, config string, disabled ...string) (*Daemon, error) {
+	d.Dir = filepath.Join(Dir, name)
 	d.Address = filepath.Join(d.Dir, "c.sock")
 	d.Log = filepath.Join(d.Dir, "log")
 	if err := os.Mkdir(d.Dir, 0o711); err != nil {
 		return nil, err
 	}
-	config = fmt.Sprintf(config, d.Dir, strings.Join(disabledPlugins, "', '"), d.Address)
+	config = fmt.Sprintf(config, d.Dir, strings.Join(append(disabled, neverNeeded...), "', '"), d.Address)
 	if err := os.WriteFile(d.config(), []byte(config), 0o600); err != nil {
 		return nil, err
 	}
@@ -109,7 +115,7 @@ func startDaemon(ctx context.Context, name, level, bin, config string) (*Daemon,
 		return nil, errors.Join(err, d.Stop())
 	}
 	var err error
-	d.Client, err = client.New(d.Address, client.WithDefaultNamespace(Tag))
+	d.Client, err = client.New(d.Address, client.WithDefaultNamespace(d.namespace))
 	if err != nil {
 		return nil, errors.Join(err, d.Stop())
 	}
@@ -120,22 +126,21 @@ func (d *Daemon) config() string { return filepath.Join(d.Dir, "config.toml") }
 
 // Watched are the directories whose files must be gone when containers are.
 func (d *Daemon) Watched() []string {
-	const task = "io.containerd.runtime.v2.task"
-	return []string{
-		filepath.Join(d.Dir, "s"),
-		filepath.Join(d.Dir, "state", task, Tag),
-		filepath.Join(d.Dir, "root", task, Tag),
+	watched := []string{filepath.Join(d.Dir, "s")}
+	for _, kept := range append(criDirs, filepath.Join("io.containerd.runtime.v2.task", d.namespace)) {
+		watched = append(watched, filepath.Join(d.Dir, "state", kept), filepath.Join(d.Dir, "root", kept))
 	}
+	return watched
 }
 
 // Bundle is where containerd keeps a container's bundle.
 func (d *Daemon) Bundle(id string) string {
-	return filepath.Join(d.Dir, "state", "io.containerd.runtime.v2.task", Tag, id)
+	return filepath.Join(d.Dir, "state", "io.containerd.runtime.v2.task", d.namespace, id)
 }
 
 // Context is in the daemon's namespace.
 func (d *Daemon) Context(ctx context.Context) context.Context {
-	return namespaces.WithNamespace(ctx, Tag)
+	return namespaces.WithNamespace(ctx, d.namespace)
 }
 
 // Start starts containerd, again after Kill.
@@ -236,5 +241,5 @@ func (d *Daemon) Tail(mark int64) string {
 
 // Ctr is a command line of containerd's own client, as a user would type it.
 func (d *Daemon) Ctr(ctx context.Context, args ...string) *exec.Cmd {
-	return exec.CommandContext(ctx, filepath.Join(d.bin, "ctr"), append([]string{"--address", d.Address, "--namespace", Tag}, args...)...)
+	return exec.CommandContext(ctx, filepath.Join(d.bin, "ctr"), append([]string{"--address", d.Address, "--namespace", d.namespace}, args...)...)
 }

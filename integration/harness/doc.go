@@ -5,7 +5,7 @@
 //     ends and removes whatever the program leaves.
 //   - Look and World.Leaks compare what there was before with what there is
 //     after: processes, mounts, cgroups, sockets, FIFOs, bundles, state.
-//   - Daemon is a private containerd.
+//   - Daemon is a private containerd; one of StartCRI serves Kubernetes' CRI.
 //   - Peer plays containerd's part towards a shim, without a containerd: it
 //     starts and deletes shims by their command line, and records their events.
 //   - Tree is what a root file system holds, as an image's layer or a directory.

@@ -15,7 +15,7 @@ import (
 	ocispec "github.com/opencontainers/image-spec/specs-go/v1"
 )
 
-// ImageConfig is that of every image: nothing a test would have to undo.
+// ImageConfig is that of every image but pause's: nothing a test would have to undo.
 var ImageConfig = ocispec.ImageConfig{
 	Env: []string{"PATH=/bin:/usr/bin", "FLAVOUR=base"},
 	Cmd: []string{"/bin/testbox", "echo", "hello"},
@@ -24,7 +24,11 @@ var ImageConfig = ocispec.ImageConfig{
 // ImportImage makes an image of one layer from the trees and unpacks it; each
 // further tree is a further layer.
 func ImportImage(ctx context.Context, c *client.Client, name string, layers ...Tree) (client.Image, error) {
-	layout, err := layout(name, ImageConfig, layers)
+	return importImage(ctx, c, name, ImageConfig, layers...)
+}
+
+func importImage(ctx context.Context, c *client.Client, name string, config ocispec.ImageConfig, layers ...Tree) (client.Image, error) {
+	layout, err := layout(name, config, layers)
 	if err != nil {
 		return nil, fmt.Errorf("image %s: %w", name, err)
 	}

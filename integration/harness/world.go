@@ -119,7 +119,7 @@ func removeCgroups() {
 }
 
 // Permanent directories are made on first use and stay, as containerd's do.
-var permanent = []string{"containerd", "fifo", "runc", "myshim", "s"}
+var permanent = []string{"containerd", "fifo", "runc", "myshim", "s", criNamespace}
 
 // Files lists what is below dir, with name in its path; the content of a
 // bundle's root file system is the container's own affair.

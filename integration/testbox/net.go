@@ -4,11 +4,13 @@ import (
 	"fmt"
 	"io"
 	"net"
+	"os"
 )
 
 var netApplets = []applet{
 	{"listen", "NETWORK ADDRESS: answer one connection with what it says", listen},
 	{"dial", "NETWORK ADDRESS WORD: say it, print the answer", dial},
+	{"cni", "a network plugin on the host, which says that a pod's network has an address, and does nothing", cni},
 }
 
 func listen(args []string) int {
@@ -57,4 +59,15 @@ func interfaces() any {
 		found[i.Name] = i.Flags.String()
 	}
 	return found
+}
+
+func cni([]string) int {
+	if os.Getenv("CNI_COMMAND") != "ADD" {
+		return 0
+	}
+	return printJSON(map[string]any{
+		"cniVersion": "1.0.0",
+		"interfaces": []any{map[string]string{"name": os.Getenv("CNI_IFNAME"), "sandbox": os.Getenv("CNI_NETNS")}},
+		"ips":        []any{map[string]any{"address": "192.0.2.7/24", "interface": 0}},
+	})
 }

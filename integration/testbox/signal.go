@@ -6,12 +6,18 @@ import (
 	"os/signal"
 	"strconv"
 	"syscall"
+	"time"
 
 	"golang.org/x/sys/unix"
 )
 
 var signalApplets = []applet{
 	{"trap", "[SIGNAL]: print the name of every signal that comes, until this one (TERM)", trap},
+	{"pause", "nothing, but have orphans reaped", func([]string) int {
+		signal.Ignore(syscall.SIGCHLD)
+		time.Sleep(1 << 62)
+		return 0
+	}},
 	{"kill", "SIGNAL PID: what comes of it", func(args []string) int {
 		fmt.Println(outcome(unix.Kill(int(intArg(args, 1, 0)), unix.SignalNum("SIG"+args[0]))))
 		return 0
