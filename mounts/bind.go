@@ -109,15 +109,17 @@ func (b *bind) destination(t *tree, source *os.File) (*os.File, error) {
 	return dest, nil
 }
 
+// CheckKind avoids the text "is a directory": Docker Engine, which goes by texts,
+// takes an error with it for a program that can't be executed.
 func checkKind(source os.FileInfo, dest *os.File) error {
 	info, err := dest.Stat()
 	switch {
 	case err != nil:
 		return err
 	case source.IsDir() && !info.IsDir():
-		return fmt.Errorf("the source is a directory and the destination is not: %w", unix.ENOTDIR)
+		return fmt.Errorf("a directory does not go onto a file: %w", unix.ENOTDIR)
 	case !source.IsDir() && info.IsDir():
-		return fmt.Errorf("the destination is a directory and the source is not: %w", unix.ENOTDIR)
+		return fmt.Errorf("a file does not go onto a directory: %w", unix.ENOTDIR)
 	}
 	return nil
 }
