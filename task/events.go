@@ -12,7 +12,7 @@ import (
 // emit publishes what happened to the container that r made.
 func (s *Service) emit(e process.Event, r *api.CreateTaskRequest) {
 	if e.Kind == process.ContainerCreated {
-		s.store(r.ID, e.Container) // who hears of it may ask for it at once
+		s.settle(r.ID, e.Container) // who hears of it may ask for it at once
 	}
 	topic, event := containerdEvent(e, r)
 	s.publish(topic, event)

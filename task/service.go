@@ -8,6 +8,7 @@ import (
 	"math"
 	"os"
 	"sync"
+	"time"
 
 	api "github.com/containerd/containerd/api/runtime/task/v3"
 	"github.com/containerd/containerd/api/types"
@@ -36,7 +37,8 @@ type Service struct {
 	exit          func()
 
 	mu         sync.Mutex
-	containers map[string]*process.Container // guarded by mu; a nil value reserves the ID
+	containers map[string]*process.Container // guarded by mu
+	creations  map[string]chan struct{}      // guarded by mu; by the ID they reserve, closed at their end
 	closed     bool                          // guarded by mu; this process is about to exit
 }
 
@@ -44,7 +46,10 @@ type Service struct {
 // functions are called for events, in their order, and when there is nothing
 // left to serve.
 func New(id, namespace string, publish func(topic string, event proto.Message), exit func()) *Service {
-	return &Service{id: id, namespace: namespace, publish: publish, exit: exit, containers: map[string]*process.Container{}}
+	return &Service{
+		id: id, namespace: namespace, publish: publish, exit: exit,
+		containers: map[string]*process.Container{}, creations: map[string]chan struct{}{},
+	}
 }
 
 // Release lets go of a container whatever its state is, if it is there.
@@ -63,15 +68,15 @@ func (s *Service) Release(id string) {
 func (s *Service) CloseIfIdle() bool {
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	s.closed = len(s.containers) == 0
+	s.closed = len(s.containers) == 0 && len(s.creations) == 0
 	return s.closed
 }
 
 func (s *Service) container(id string) (*process.Container, error) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	c := s.containers[id]
-	if c == nil {
+	c, ok := s.containers[id]
+	if !ok {
 		return nil, fmt.Errorf("container %s: %w", id, process.ErrNotFound)
 	}
 	return c, nil
@@ -85,10 +90,51 @@ func (s *Service) process(id, execID string) (*process.Process, error) {
 	return c.Process(execID)
 }
 
-func (s *Service) store(id string, c *process.Container) {
+// reserve begins the creation of a container.
+func (s *Service) reserve(id string) error {
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	s.containers[id] = c
+	if s.closed {
+		return fmt.Errorf("this shim process exits: %w", process.ErrState)
+	}
+	if s.containers[id] != nil || s.creations[id] != nil {
+		return fmt.Errorf("container with given ID %s: %w", id, process.ErrExists)
+	}
+	s.creations[id] = make(chan struct{})
+	return nil
+}
+
+// settle ends the creation of a container, which is nil if there is none.
+func (s *Service) settle(id string, c *process.Container) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if c != nil {
+		s.containers[id] = c
+	}
+	close(s.creations[id])
+	delete(s.creations, id)
+}
+
+// creationPatience is how long State waits for a creation: containerd gives it 2 s.
+const creationPatience = time.Second
+
+// await waits for the end of a creation that is going on. The client's input may
+// be read to its end while a container is being made. To say so, with CloseIO,
+// containerd's client asks for State first, and nerdctl takes "not found" for an
+// answer: the container would never see the end of its input.
+func (s *Service) await(ctx context.Context, id string) {
+	s.mu.Lock()
+	settled := s.creations[id]
+	s.mu.Unlock()
+	if settled == nil {
+		return
+	}
+	ctx, cancel := context.WithTimeout(ctx, creationPatience)
+	defer cancel()
+	select {
+	case <-settled:
+	case <-ctx.Done():
+	}
 }
 
 // forget leaves a newer container of the same ID alone.
@@ -127,24 +173,11 @@ func (s *Service) create(ctx context.Context, r *api.CreateTaskRequest) (*api.Cr
 		Emit:          func(e process.Event) { s.emit(e, r) },
 	})
 	if err != nil {
-		s.forget(r.ID, nil)
+		s.settle(r.ID, nil)
 		// The words that clients look for.
 		return nil, fmt.Errorf("OCI runtime create failed: %w", err)
 	}
 	return &api.CreateTaskResponse{Pid: pid(c.Init)}, nil
-}
-
-func (s *Service) reserve(id string) error {
-	s.mu.Lock()
-	defer s.mu.Unlock()
-	if s.closed {
-		return fmt.Errorf("this shim process exits: %w", process.ErrState)
-	}
-	if _, ok := s.containers[id]; ok {
-		return fmt.Errorf("container with given ID %s: %w", id, process.ErrExists)
-	}
-	s.containers[id] = nil
-	return nil
 }
 
 func rootMounts(list []*types.Mount) []mounts.RootMount {
@@ -190,7 +223,8 @@ func (s *Service) exec(_ context.Context, r *api.ExecProcessRequest) (*emptypb.E
 	return empty, nil
 }
 
-func (s *Service) state(_ context.Context, r *api.StateRequest) (*api.StateResponse, error) {
+func (s *Service) state(ctx context.Context, r *api.StateRequest) (*api.StateResponse, error) {
+	s.await(ctx, r.ID)
 	p, err := s.process(r.ID, r.ExecID)
 	if err != nil {
 		return nil, err

@@ -3,6 +3,8 @@ package task
 import (
 	"errors"
 	"testing"
+	"testing/synctest"
+	"time"
 
 	api "github.com/containerd/containerd/api/runtime/task/v3"
 	"google.golang.org/protobuf/proto"
@@ -27,9 +29,47 @@ func TestStateAtTaskCreate(t *testing.T) {
 			t.Errorf("at %s: %v", topic, err)
 		}
 	}, nil)
+	reserve(t, s, "c")
 	s.emit(process.Event{Kind: process.ContainerCreated, Container: container("c")}, &api.CreateTaskRequest{ID: "c"})
 	if !published {
 		t.Error("no event")
+	}
+}
+
+// Who asks for a container that is being made waits for it, also if none comes of
+// it, and not for ever.
+func TestStateWaitsForCreation(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		for _, c := range []struct {
+			name  string
+			takes time.Duration
+			made  *process.Container
+			want  bool
+			waits time.Duration
+		}{
+			{"made", 100 * time.Millisecond, container("c"), true, 100 * time.Millisecond},
+			{"failed", 100 * time.Millisecond, nil, false, 100 * time.Millisecond},
+			{"slow", time.Hour, container("c"), false, creationPatience},
+		} {
+			s := New("shim", "ns", nil, nil)
+			reserve(t, s, "c")
+			time.AfterFunc(c.takes, func() { s.settle("c", c.made) })
+			asked := time.Now()
+			_, err := s.state(t.Context(), &api.StateRequest{ID: "c"})
+			if (err == nil) != c.want || err != nil && !errors.Is(err, process.ErrNotFound) {
+				t.Errorf("%s: %v", c.name, err)
+			}
+			if waited := time.Since(asked); waited != c.waits {
+				t.Errorf("%s: State waits for %v, want %v", c.name, waited, c.waits)
+			}
+		}
+	})
+}
+
+func reserve(t *testing.T, s *Service, id string) {
+	t.Helper()
+	if err := s.reserve(id); err != nil {
+		t.Fatal(err)
 	}
 }
 
@@ -38,9 +78,11 @@ func TestStateAtTaskCreate(t *testing.T) {
 func TestForget(t *testing.T) {
 	s := New("shim", "ns", nil, nil)
 	first, second := container("c"), container("c")
-	s.store("c", first)
+	reserve(t, s, "c")
+	s.settle("c", first)
 	s.forget("c", first)
-	s.store("c", second)
+	reserve(t, s, "c")
+	s.settle("c", second)
 	s.forget("c", first)
 	if c, err := s.container("c"); c != second {
 		t.Errorf("got %v (%v)", c, err)
@@ -51,17 +93,13 @@ func TestForget(t *testing.T) {
 // is only being made.
 func TestCloseIfIdle(t *testing.T) {
 	s := New("shim", "ns", nil, nil)
-	if err := s.reserve("c"); err != nil {
-		t.Fatal(err)
-	}
+	reserve(t, s, "c")
 	if s.Release("c"); s.CloseIfIdle() {
 		t.Error("closed while a container is made")
 	}
-	if err := s.reserve("d"); err != nil {
-		t.Errorf("not closed: %v", err)
-	}
-	s.forget("c", nil)
-	s.forget("d", nil)
+	reserve(t, s, "d") // not closed
+	s.settle("c", nil)
+	s.settle("d", nil)
 	for range 2 {
 		if !s.CloseIfIdle() {
 			t.Error("not closed without a container")
