@@ -1,6 +1,7 @@
 # make demo     build everything and run a container under a private containerd
 # make test     all tests; those that make containers need root
 # make test-vm  those of containers again, in a machine with cgroup v2 and systemd
+# make test-engines  nerdctl and Docker Engine over myshim, and over runc's shim
 # make lint     vet, formatting, golangci-lint
 # make bench    myshim against containerd-shim-runc-v2, in one table
 # make install  PREFIX=/usr/local
@@ -17,7 +18,7 @@ SHIM := bin/containerd-shim-myshim-v1
 LINT_VERSION := v2.15.0
 LINT := bin/golangci-lint-$(LINT_VERSION)
 
-.PHONY: all build cross tools demo test unit-test race-test race-all arm64-test integration-test test-vm golden fuzz bench lint install clean
+.PHONY: all build cross tools demo test unit-test race-test race-all arm64-test integration-test test-vm test-engines golden fuzz bench lint install clean
 
 all: build
 
@@ -74,6 +75,14 @@ test-vm: build tools
 	if command -v qemu-system-x86_64 >/dev/null; \
 		then VM_MINUTES=$(VM_MINUTES) VM_ENV="MYSHIM_RUNTIME VM_RUN VM_SKIP" integration/vm/run integration/vm/tests; \
 		else echo "*** NOTHING TESTED with cgroup v2 and systemd: no QEMU ***"; fi
+
+# It builds both from their Go modules, and takes ten minutes. The docker command is
+# none, and so would be taken for one of an old Go.
+test-engines: build tools
+	mkdir -p bin/engines
+	cd integration/engines && CGO_ENABLED=0 go build -trimpath -ldflags "-s -w" \
+		-gcflags 'github.com/docker/cli/...=-lang=go1.26' -o ../../bin/engines/ tool
+	cd integration/engines && go test -count=1 -timeout 40m .
 
 # Read the diff of what this rewrites.
 golden:

@@ -28,7 +28,7 @@ func ImportImage(ctx context.Context, c *client.Client, name string, layers ...T
 }
 
 func importImage(ctx context.Context, c *client.Client, name string, config ocispec.ImageConfig, layers ...Tree) (client.Image, error) {
-	layout, err := layout(name, config, layers)
+	layout, err := Layout(name, config, layers...)
 	if err != nil {
 		return nil, fmt.Errorf("image %s: %w", name, err)
 	}
@@ -47,8 +47,9 @@ func importImage(ctx context.Context, c *client.Client, name string, config ocis
 	return image, nil
 }
 
-// Layout is an OCI image layout in a tar stream.
-func layout(name string, config ocispec.ImageConfig, layers []Tree) (*bytes.Buffer, error) {
+// Layout is an OCI image layout in a tar stream, as ImportImage, nerdctl and
+// docker load it.
+func Layout(name string, config ocispec.ImageConfig, layers ...Tree) (*bytes.Buffer, error) {
 	var out bytes.Buffer
 	tw := tar.NewWriter(&out)
 	put := func(path string, data []byte) error {

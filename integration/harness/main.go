@@ -22,6 +22,10 @@ var Tag string
 // Dir is the run's directory; its name is short, because paths of sockets are.
 var Dir string
 
+// Unshare are the namespaces that the run has for itself; a TestMain may want more
+// of them.
+var Unshare uintptr = unix.CLONE_NEWNS
+
 const insideEnv = "MYSHIM_INSIDE"
 
 // Main runs f in a child of this process, which has
@@ -91,7 +95,7 @@ func outside() (code int, err error) {
 	cmd.Args[0] = os.Args[0]
 	cmd.Stdin, cmd.Stdout, cmd.Stderr = os.Stdin, os.Stdout, os.Stderr
 	cmd.Env = append(os.Environ(), insideEnv+"="+Tag+":"+Dir)
-	cmd.SysProcAttr = &syscall.SysProcAttr{Unshareflags: unix.CLONE_NEWNS, Pdeathsig: unix.SIGKILL}
+	cmd.SysProcAttr = &syscall.SysProcAttr{Unshareflags: Unshare, Pdeathsig: unix.SIGKILL}
 
 	signals := make(chan os.Signal, 1)
 	signal.Notify(signals, unix.SIGINT, unix.SIGTERM, unix.SIGQUIT)

@@ -53,6 +53,10 @@ func call(name string, args []string) int {
 		}
 		return 0
 	}
+	if name == "sh" { // "sh -c APPLET:ARG:…": what health checks are run by
+		words := strings.FieldsFunc(args[len(args)-1], func(r rune) bool { return r == ':' || r == ' ' })
+		name, args = words[0], words[1:]
+	}
 	for _, g := range groups {
 		for _, a := range g {
 			if a.name == name {
