@@ -13,8 +13,8 @@ import (
 )
 
 // container is one of which nothing is there but its names.
-func container(id string) *process.Container {
-	c := &process.Container{Config: process.Config{ID: id}}
+func container() *process.Container {
+	c := &process.Container{Config: process.Config{ID: "c"}}
 	c.Init = &process.Process{Container: c}
 	return c
 }
@@ -30,7 +30,7 @@ func TestStateAtTaskCreate(t *testing.T) {
 		}
 	}, nil)
 	reserve(t, s, "c")
-	s.emit(process.Event{Kind: process.ContainerCreated, Container: container("c")}, &api.CreateTaskRequest{ID: "c"})
+	s.emit(process.Event{Kind: process.ContainerCreated, Container: container()}, &api.CreateTaskRequest{ID: "c"})
 	if !published {
 		t.Error("no event")
 	}
@@ -47,9 +47,9 @@ func TestStateWaitsForCreation(t *testing.T) {
 			want  bool
 			waits time.Duration
 		}{
-			{"made", 100 * time.Millisecond, container("c"), true, 100 * time.Millisecond},
+			{"made", 100 * time.Millisecond, container(), true, 100 * time.Millisecond},
 			{"failed", 100 * time.Millisecond, nil, false, 100 * time.Millisecond},
-			{"slow", time.Hour, container("c"), false, creationPatience},
+			{"slow", time.Hour, container(), false, creationPatience},
 		} {
 			s := New("shim", "ns", nil, nil)
 			reserve(t, s, "c")
@@ -77,7 +77,7 @@ func reserve(t *testing.T, s *Service, id string) {
 // one of the same ID.
 func TestForget(t *testing.T) {
 	s := New("shim", "ns", nil, nil)
-	first, second := container("c"), container("c")
+	first, second := container(), container()
 	reserve(t, s, "c")
 	s.settle("c", first)
 	s.forget("c", first)

@@ -19,8 +19,6 @@ import (
 type engine struct {
 	name   string
 	needs  []string // programs
-	flags  func(e *engine) []string
-	load   func(e *engine) error // what is behind the command line, once
 	daemon *harness.Daemon
 	docker *dockerd // behind "docker"
 	failed error
@@ -113,7 +111,6 @@ func (e *engine) command(ctx context.Context, words ...string) *exec.Cmd {
 type dockerd struct {
 	dir    string
 	args   []string
-	path   string
 	log    string
 	daemon *harness.Daemon
 	cmd    *exec.Cmd
