@@ -189,14 +189,11 @@ func rootMounts(list []*types.Mount) []mounts.RootMount {
 }
 
 func (s *Service) start(ctx context.Context, r *api.StartRequest) (*api.StartResponse, error) {
-	c, err := s.container(r.ID)
+	p, err := s.process(r.ID, r.ExecID)
 	if err != nil {
 		return nil, err
 	}
-	p, err := c.Process(r.ExecID)
-	if err != nil {
-		return nil, err
-	}
+	c := p.Container
 	if r.ExecID == "" {
 		if err := c.Start(ctx); err != nil {
 			return nil, fmt.Errorf("OCI runtime start failed: %w", err)
@@ -267,24 +264,18 @@ func (s *Service) wait(ctx context.Context, r *api.WaitRequest) (*api.WaitRespon
 }
 
 func (s *Service) delete(ctx context.Context, r *api.DeleteRequest) (*api.DeleteResponse, error) {
-	c, err := s.container(r.ID)
+	p, err := s.process(r.ID, r.ExecID)
 	if err != nil {
 		return nil, err
 	}
-	p, err := c.Process(r.ExecID)
-	if err != nil {
-		return nil, err
-	}
-	if r.ExecID == "" {
-		err = c.Delete(ctx)
-	} else {
+	c := p.Container
+	if r.ExecID != "" {
 		err = c.DeleteExec(ctx, p)
+	} else if err = c.Delete(ctx); err == nil {
+		s.forget(r.ID, c)
 	}
 	if err != nil {
 		return nil, err
-	}
-	if r.ExecID == "" {
-		s.forget(r.ID, c)
 	}
 	exit := p.State().Exit
 	return &api.DeleteResponse{Pid: pid(p), ExitStatus: uint32(exit.Code), ExitedAt: timestamppb.New(exit.At)}, nil
