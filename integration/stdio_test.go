@@ -15,10 +15,12 @@ import (
 
 	taskv3 "github.com/containerd/containerd/api/runtime/task/v3"
 	runcoptions "github.com/containerd/containerd/api/types/runc/options"
+	tasktypes "github.com/containerd/containerd/api/types/task"
 	"github.com/containerd/containerd/v2/pkg/oci"
 	"github.com/containerd/errdefs/pkg/errgrpc"
 	"github.com/myshim/myshim/integration/burst"
 	"github.com/myshim/myshim/integration/harness"
+	"github.com/opencontainers/runtime-spec/specs-go"
 	"golang.org/x/sys/unix"
 )
 
@@ -162,6 +164,41 @@ func TestCloseIOBeforeClient(t *testing.T) {
 		s.must(err)
 		s.must(c.streams.out.Await(s.ctx, "late\n"))
 		s.must(in.Close())
+		c.finish()
+	})
+}
+
+// A client's input may be at its end while the container is being made, however long
+// the hooks take. It finds the container then, and CloseIO counts. Runc's shim has
+// none before; nerdctl run -i hangs over it, now and then.
+func TestInputEndsDuringCreation(t *testing.T) {
+	eachPeer(t, func(s *stage) {
+		if s.oracle() {
+			s.Skip("NotFound")
+		}
+		made := filepath.Join(s.dir(), "made")
+		c := s.shim(testbox("cat"), edit(func(spec *specs.Spec) {
+			spec.Hooks = &specs.Hooks{CreateRuntime: []specs.Hook{{Path: harness.Bin("testbox"), Args: []string{"testbox", "wait-for", made}}}}
+		}))
+		streams := s.newStreams("client", false)
+		s.Cleanup(streams.close)
+		created, closed := make(chan error, 1), make(chan error, 1)
+		go func() { created <- c.createWith(streams.request()) }()
+		in := s.openWriter(streams.stdin())
+		_, err := io.WriteString(in, "all of it\n")
+		s.must(errors.Join(err, in.Close()))
+		if state, err := c.state(""); err != nil || state.Status != tasktypes.Status_UNKNOWN {
+			s.Errorf("state: %v, %v", state, err)
+		}
+		go func() { closed <- c.closeIO("") }()
+		s.must(os.WriteFile(made, nil, 0o600))
+		s.must(<-created)
+		s.must(<-closed)
+		s.must(c.start(""))
+		s.awaitEOF(streams.out)
+		if out := streams.out.String(); out != "all of it\n" {
+			s.Errorf("%q", out)
+		}
 		c.finish()
 	})
 }

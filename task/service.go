@@ -115,25 +115,24 @@ func (s *Service) settle(id string, c *process.Container) {
 	delete(s.creations, id)
 }
 
-// creationPatience is how long State waits for a creation: containerd gives it 2 s.
-const creationPatience = time.Second
-
-// await waits for the end of a creation that is going on. The client's input may
-// be read to its end while a container is being made. To say so, with CloseIO,
-// containerd's client asks for State first, and nerdctl takes "not found" for an
-// answer: the container would never see the end of its input.
-func (s *Service) await(ctx context.Context, id string) {
+// settled waits for the end of a creation that is going on, and says whether there
+// is none any more.
+//
+// A client's input may be read to its end while a container is being made. To say
+// so, with CloseIO, containerd's client asks for State first, and nerdctl takes "not
+// found" for an answer: the container would never see the end of its input.
+func (s *Service) settled(ctx context.Context, id string) bool {
 	s.mu.Lock()
-	settled := s.creations[id]
+	creation := s.creations[id]
 	s.mu.Unlock()
-	if settled == nil {
-		return
+	if creation == nil {
+		return true
 	}
-	ctx, cancel := context.WithTimeout(ctx, creationPatience)
-	defer cancel()
 	select {
-	case <-settled:
+	case <-creation:
+		return true
 	case <-ctx.Done():
+		return false
 	}
 }
 
@@ -220,8 +219,16 @@ func (s *Service) exec(_ context.Context, r *api.ExecProcessRequest) (*emptypb.E
 	return empty, nil
 }
 
+// creationPatience is how long State waits for a container that is being made. What
+// it answers then is what containerd makes of one that has not answered for 2 s.
+const creationPatience = time.Second
+
 func (s *Service) state(ctx context.Context, r *api.StateRequest) (*api.StateResponse, error) {
-	s.await(ctx, r.ID)
+	patient, cancel := context.WithTimeout(ctx, creationPatience)
+	defer cancel()
+	if !s.settled(patient, r.ID) {
+		return &api.StateResponse{ID: r.ID, Status: tasktypes.Status_UNKNOWN}, nil
+	}
 	p, err := s.process(r.ID, r.ExecID)
 	if err != nil {
 		return nil, err
@@ -383,7 +390,10 @@ func (s *Service) resizePty(_ context.Context, r *api.ResizePtyRequest) (*emptyp
 	return empty, p.Resize(uint16(r.Width), uint16(r.Height))
 }
 
-func (s *Service) closeIO(_ context.Context, r *api.CloseIORequest) (*emptypb.Empty, error) {
+func (s *Service) closeIO(ctx context.Context, r *api.CloseIORequest) (*emptypb.Empty, error) {
+	if !s.settled(ctx, r.ID) {
+		return nil, fmt.Errorf("container %s is being made: %w", r.ID, ctx.Err())
+	}
 	p, err := s.process(r.ID, r.ExecID)
 	if err != nil {
 		return nil, err

@@ -1,12 +1,14 @@
 package task
 
 import (
+	"context"
 	"errors"
 	"testing"
 	"testing/synctest"
 	"time"
 
 	api "github.com/containerd/containerd/api/runtime/task/v3"
+	tasktypes "github.com/containerd/containerd/api/types/task"
 	"google.golang.org/protobuf/proto"
 
 	"github.com/myshim/myshim/process"
@@ -41,27 +43,45 @@ func TestStateAtTaskCreate(t *testing.T) {
 func TestStateWaitsForCreation(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		for _, c := range []struct {
-			name  string
-			takes time.Duration
-			made  *process.Container
-			want  bool
-			waits time.Duration
+			name   string
+			takes  time.Duration
+			made   *process.Container
+			status tasktypes.Status
+			err    error
+			waits  time.Duration
 		}{
-			{"made", 100 * time.Millisecond, container(), true, 100 * time.Millisecond},
-			{"failed", 100 * time.Millisecond, nil, false, 100 * time.Millisecond},
-			{"slow", time.Hour, container(), false, creationPatience},
+			{"made", 100 * time.Millisecond, container(), tasktypes.Status_CREATED, nil, 100 * time.Millisecond},
+			{"failed", 100 * time.Millisecond, nil, 0, process.ErrNotFound, 100 * time.Millisecond},
+			{"slow", time.Hour, container(), tasktypes.Status_UNKNOWN, nil, creationPatience},
 		} {
 			s := New("shim", "ns", nil, nil)
 			reserve(t, s, "c")
 			time.AfterFunc(c.takes, func() { s.settle("c", c.made) })
 			asked := time.Now()
-			_, err := s.state(t.Context(), &api.StateRequest{ID: "c"})
-			if (err == nil) != c.want || err != nil && !errors.Is(err, process.ErrNotFound) {
-				t.Errorf("%s: %v", c.name, err)
+			r, err := s.state(t.Context(), &api.StateRequest{ID: "c"})
+			if !errors.Is(err, c.err) || r.GetStatus() != c.status {
+				t.Errorf("%s: %v, %v", c.name, r.GetStatus(), err)
 			}
 			if waited := time.Since(asked); waited != c.waits {
 				t.Errorf("%s: State waits for %v, want %v", c.name, waited, c.waits)
 			}
+		}
+	})
+}
+
+// CloseIO waits as long as its client does.
+func TestCloseIOWaitsForCreation(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		s := New("shim", "ns", nil, nil)
+		reserve(t, s, "c")
+		time.AfterFunc(time.Minute, func() { s.settle("c", container()) })
+		ctx, cancel := context.WithTimeout(t.Context(), time.Second)
+		defer cancel()
+		if _, err := s.closeIO(ctx, &api.CloseIORequest{ID: "c", Stdin: true}); !errors.Is(err, context.DeadlineExceeded) {
+			t.Errorf("a client that gives up: %v", err)
+		}
+		if _, err := s.closeIO(t.Context(), &api.CloseIORequest{ID: "c", Stdin: true}); err != nil {
+			t.Errorf("a patient one: %v", err)
 		}
 	})
 }
