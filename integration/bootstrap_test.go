@@ -388,7 +388,7 @@ func TestDeleteActionInLivingPod(t *testing.T) {
 // Delete of the only container ends a shim which nobody shuts down.
 func TestDeleteActionEndsShim(t *testing.T) {
 	eachPeer(t, func(s *stage) {
-		s.weakness("row 23: delete leaves a living daemon behind")
+		s.weakness("delete leaves a living daemon behind")
 		c := s.launch(still())
 		_, _, err := s.peer.Delete(s.ctx, s.call(), c.Bundle)
 		s.must(err)

@@ -54,7 +54,7 @@ func (b *box) killShim() {
 // the same container can be started again.
 func TestShimDies(t *testing.T) {
 	each(t, func(e *env) {
-		e.oracleLeaves("/s/", "row 21: the socket of a killed shim stays until the same id returns")
+		e.oracleLeaves("/s/", "the socket of a killed shim stays until the same id returns")
 		for name, prepare := range map[string]func() *box{
 			"created": func() *box { return e.create(still()) },
 			"running": func() *box { return e.launch(testbox("spawn", "3", "sleep", "inf")) },
@@ -100,7 +100,7 @@ func TestShimDies(t *testing.T) {
 // none must live on, each has its own exit, and its poststop hooks run once.
 func TestPodShimDies(t *testing.T) {
 	eachPeer(t, func(s *stage) {
-		s.weakness("row 5: it leaves the members of a pod running")
+		s.weakness("it leaves the members of a pod running")
 		for _, annotation := range groupings {
 			for _, together := range []bool{false, true} {
 				name, hooks := newID(), s.dir()

@@ -688,7 +688,7 @@ func TestCRIContainerdRestart(t *testing.T) {
 			k.Errorf("with pid %d, want %d: %v", c.info().Pid, pid, s)
 		}
 		done.ended(4, "Error")
-		if k.oracle() { // row 6: it has no pids, and containerd throws it away
+		if k.oracle() { // it has no pids, and containerd throws it away
 			ends.ended(255, "Unknown")
 		} else {
 			ends.ended(137, "Error")
@@ -709,7 +709,7 @@ func TestCRIContainerdRestart(t *testing.T) {
 // A shim that is killed takes its pod along; the kubelet sees that and can clean up.
 func TestCRIShimKilled(t *testing.T) {
 	eachCRI(t, func(k *kubelet) {
-		k.oracleLeaves("/s/", "row 21: the socket of a killed shim stays until the same id returns")
+		k.oracleLeaves("/s/", "the socket of a killed shim stays until the same id returns")
 		p := k.runPod()
 		c := p.launch("victim", []string{"/bin/testbox", "spawn", "3", "sleep", "inf"})
 		pid, sandbox := c.info().Pid, k.box(p.id)

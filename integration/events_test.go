@@ -263,7 +263,7 @@ func TestEventOrderUnderLoad(t *testing.T) {
 // that of the events.
 func TestEventsWhileContainerdIsDown(t *testing.T) {
 	eachPeer(t, func(s *stage) {
-		s.weakness("row 6: retried events overtake each other, and are dropped after 15 s")
+		s.weakness("retried events overtake each other, and are dropped after 15 s")
 		c := s.launch(still())
 		names := map[string]string{c.id: "C"}
 		s.wantEvents(names, "create C", "start C")
@@ -287,7 +287,7 @@ func TestEventsWhileContainerdIsDown(t *testing.T) {
 // A delivery that fails is repeated.
 func TestEventsRefused(t *testing.T) {
 	eachPeer(t, func(s *stage) {
-		s.weakness("row 6: a refused event is retried behind those that follow")
+		s.weakness("a refused event is retried behind those that follow")
 		s.peer.Events.Refuse(3)
 		c := s.launch(testbox("exit", "0"))
 		_, err := c.wait("")
@@ -306,7 +306,7 @@ func TestEventsOfOOM(t *testing.T) {
 		if exit.ExitStatus != 137 {
 			s.Errorf("exit status %d", exit.ExitStatus)
 		}
-		if s.oracle() { // row 7: its OOM event may come after the exit or, when the cgroup is gone first, never
+		if s.oracle() { // its OOM event may come after the exit or, when the cgroup is gone first, never
 			return
 		}
 		_, err = c.delete("")

@@ -273,8 +273,7 @@ func (e *env) must(err error) {
 // Oracle tells that the runtime is the one to compare with.
 func (e *env) oracle() bool { return e.runtime.Name == harness.Oracle }
 
-// Weakness skips what containerd's own shim does badly; reasons are the rows of
-// the project's list of its weaknesses.
+// Weakness skips what containerd's own shim does badly.
 func (e *env) weakness(why string) {
 	e.Helper()
 	if e.oracle() {

@@ -94,7 +94,7 @@ func TestOutputOverRestart(t *testing.T) {
 // A container that ends while containerd is away has its exit code afterwards.
 func TestExitWhileContainerdIsDown(t *testing.T) {
 	ownDaemon(t, func(e *env) {
-		e.weakness("row 6: containerd finds no pids in it, and throws the task away with its exit code")
+		e.weakness("containerd finds no pids in it, and throws the task away with its exit code")
 		var boxes []*box
 		for range 5 {
 			b := e.launch(testbox("trap", "USR1"))
@@ -201,7 +201,7 @@ func (e *env) notGrown(before harness.Vitals, shim int) {
 // bundles of both runtimes are found again.
 func TestShimDiesWhileContainerdIsDown(t *testing.T) {
 	ownDaemon(t, func(e *env) {
-		e.oracleLeaves("/s/", "row 21: the socket of a killed shim stays until the same id returns")
+		e.oracleLeaves("/s/", "the socket of a killed shim stays until the same id returns")
 		b := e.launch(testbox("spawn", "3", "sleep", "inf"))
 		pid, shim := b.Pid(), b.shimPid()
 		e.restart(func() {

@@ -243,7 +243,7 @@ func TestSlowReader(t *testing.T) {
 // is kept for one who comes later.
 func TestReaderComesLate(t *testing.T) {
 	eachPeer(t, func(s *stage) {
-		s.weakness("row 22: Create waits up to 30 s for a reader")
+		s.weakness("Create waits up to 30 s for a reader")
 		c := s.shim(testbox("all", "echo", "kept", "--", "sleep", "inf"))
 		c.streams = s.newStreams(c.id, false)
 		late := s.newStream(filepath.Join(c.streams.dir, "late"))
@@ -487,7 +487,7 @@ func TestBinaryLogger(t *testing.T) {
 			s.must(c.start(""))
 			_, err := c.wait("")
 			s.must(err)
-			if !s.oracle() { // row 10: it holds the pipe's other end until Delete
+			if !s.oracle() { // it holds the pipe's other end until Delete
 				s.awaitFile(filepath.Join(dir, "done"))
 			}
 			_, err = c.delete("")
@@ -532,7 +532,7 @@ func TestLoggerFails(t *testing.T) {
 // neither container nor logger is left.
 func TestLoggerNeverReady(t *testing.T) {
 	eachPeer(t, func(s *stage) {
-		s.weakness("row 10: it waits for the logger for ever, and holds locks meanwhile")
+		s.weakness("it waits for the logger for ever, and holds locks meanwhile")
 		uri, dir := s.binaryURI("binary", "logger-mute")
 		c := s.shim(still())
 		ctx, cancel := context.WithTimeout(s.ctx, time.Second)
@@ -549,7 +549,7 @@ func TestLoggerNeverReady(t *testing.T) {
 // its own output.
 func TestLoggerDies(t *testing.T) {
 	eachPeer(t, func(s *stage) {
-		s.weakness("row 10: the container gets SIGPIPE when its logger is gone")
+		s.weakness("the container gets SIGPIPE when its logger is gone")
 		uri, dir := s.binaryURI("binary", "logger-die")
 		c := s.shim(testbox("all", "wait-for", "/work/go", "--", "burst", "10000", "--", "sleep", "inf"))
 		s.must(c.createWith(&taskv3.CreateTaskRequest{Stdout: uri, Stderr: uri}))
@@ -580,7 +580,7 @@ func TestLoggerDies(t *testing.T) {
 // A shim whose log nobody reads goes on, whether the reader is gone or stuck.
 func TestLogNotRead(t *testing.T) {
 	eachPeer(t, func(s *stage) {
-		s.weakness("row 9: it writes to its log FIFO and waits")
+		s.weakness("it writes to its log FIFO and waits")
 		for name, stuck := range map[string]bool{"gone": false, "stuck": true} {
 			c := s.launch(still())
 			if stuck {

@@ -107,7 +107,7 @@ func (t *task) connect() error {
 }
 
 // What is refused, and how. Where the runc shim has its own opinion it stands
-// in the last column: mostly plain errors without a code (row 17).
+// in the last column: mostly plain errors without a code.
 var refusals = []struct{ state, call, want, runc string }{
 	{"none", "start", "NotFound", ""},
 	{"none", "state", "NotFound", ""},
@@ -176,7 +176,7 @@ var refusals = []struct{ state, call, want, runc string }{
 	{"stopped", "stats", "ok", ""},
 	{"stopped", "resize", "ok", ""},
 	{"stopped", "close stdin", "ok", ""},
-	// An empty list would make a restarted containerd throw the exit status away (row 6).
+	// An empty list would make a restarted containerd throw the exit status away.
 	{"stopped", "pids", "FailedPrecondition", "ok"},
 
 	{"deleted", "start", "NotFound", ""},
@@ -331,7 +331,7 @@ func TestWaitThenState(t *testing.T) {
 // Whoever waits for a container that is deleted before it starts is answered.
 func TestWaitersOfDeletedCreated(t *testing.T) {
 	eachPeer(t, func(s *stage) {
-		s.weakness("row 15: Delete of a created container never releases its waiters")
+		s.weakness("Delete of a created container never releases its waiters")
 		c := s.shim(still())
 		s.must(c.create())
 		done := make(chan error, 3)
@@ -395,7 +395,7 @@ func TestDeleteAtOnce(t *testing.T) {
 					if err == nil && r.ExitStatus != 6 {
 						s.Errorf("delete answers %v", r)
 					}
-					if err != nil && !errdefs.IsNotFound(err) && !s.oracle() { // row 4: runc's errors of a second removal
+					if err != nil && !errdefs.IsNotFound(err) && !s.oracle() { // runc's errors of a second removal
 						s.Errorf("delete at the same time: %v", err)
 					}
 				})
@@ -413,7 +413,7 @@ func TestDeleteAtOnce(t *testing.T) {
 // State is answered while Delete waits for the output of a child that lives on.
 func TestStateDuringDelete(t *testing.T) {
 	eachPeer(t, func(s *stage) {
-		s.weakness("row 3: State waits for the lock that Delete holds")
+		s.weakness("State waits for the lock that Delete holds")
 		c := s.launch(testbox("background", "sleep", "inf"), withSpec(oci.WithHostNamespace(specs.PIDNamespace)))
 		_, err := c.wait("")
 		s.must(err)
@@ -479,7 +479,7 @@ func TestCallsDontWaitForEachOther(t *testing.T) {
 // Concurrent creates of one id: one succeeds, the others say so.
 func TestCreateAtOnce(t *testing.T) {
 	eachPeer(t, func(s *stage) {
-		s.weakness("row 4: concurrent creates of one id reach runc, and the losers' clean-up unmounts the winner's root")
+		s.weakness("concurrent creates of one id reach runc, and the losers' clean-up unmounts the winner's root")
 		c := s.shim(still())
 		c.streams = s.newStreams(c.id, false)
 		codes := make(chan string, 8)

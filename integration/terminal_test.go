@@ -188,7 +188,7 @@ func TestTerminalReaderGoes(t *testing.T) {
 
 func TestTerminalToFile(t *testing.T) {
 	eachPeer(t, func(s *stage) {
-		s.weakness("row 14: it opens the URI as a FIFO")
+		s.weakness("it opens the URI as a FIFO")
 		path := filepath.Join(s.peer.Dir, "terminal.log")
 		c := s.shim(testbox("echo", "from a terminal"), withTerminal)
 		s.must(c.createWith(&taskv3.CreateTaskRequest{Stdout: "file://" + path}))
