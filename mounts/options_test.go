@@ -23,6 +23,7 @@ func TestParseOptions(t *testing.T) {
 		{"rro", "rro"},
 		{"rro,rrw", "rrw"},
 		{"rnoatime,rnosuid", "rnosuid,rnoatime"},
+		{"strictatime,norelatime", "strictatime"},
 		{"ro,rro", "ro,rro"},
 		{"sync,dirsync", "sync,dirsync"},
 		{"sync,async", ""},

@@ -162,7 +162,7 @@ func nullFile() (*os.File, error) {
 	err = nullDevice.verify(null)
 	if err == nil {
 		const attrs = unix.MOUNT_ATTR_RDONLY | unix.MOUNT_ATTR_NOSUID | unix.MOUNT_ATTR_NOEXEC
-		err = setattr(null, unix.MountAttr{Attr_set: attrs}, false)
+		err = setattr(null, unix.MountAttr{Attr_set: attrs, Propagation: unix.MS_PRIVATE}, false)
 	}
 	if err != nil {
 		return nil, errors.Join(fmt.Errorf("the host's /dev/null: %w", err), null.Close())
