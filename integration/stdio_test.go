@@ -159,8 +159,10 @@ func TestCloseIOBeforeClient(t *testing.T) {
 	eachPeer(t, func(s *stage) {
 		c := s.launch(testbox("cat"))
 		in := s.openWriter(c.streams.stdin())
+		_, err := io.WriteString(in, "early\n") // it has its end once it can write
+		s.must(err)
 		s.must(c.closeIO(""))
-		_, err := io.WriteString(in, "late\n")
+		_, err = io.WriteString(in, "late\n")
 		s.must(err)
 		s.must(c.streams.out.Await(s.ctx, "late\n"))
 		s.must(in.Close())
