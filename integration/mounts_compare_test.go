@@ -40,7 +40,11 @@ func TestMountTable(t *testing.T) {
 			var seen [2]facts
 			for i, r := range []harness.Runtime{reference, subject} {
 				t.Run(r.Name, func(t *testing.T) {
-					seen[i] = c.collect(newStage(t, r))
+					s := newStage(t, r)
+					if strings.HasPrefix(c.name, "cgroup") {
+						s.oracleLeaves(" - cgroup2 ", "it changes the options of the host's (runc issue 5258)")
+					}
+					seen[i] = c.collect(s)
 				})
 			}
 			if t.Failed() || seen[0] == nil || seen[1] == nil {
